@@ -1,0 +1,1 @@
+"""Builds the expert GGUFs that the gateway serves."""
