@@ -1,0 +1,293 @@
+"""One llama-server over HTTP: health, properties, adapters, completions as a stream of SSE events.
+
+Owns everything that is particular to llama-server: its adapter ids, its fields, its errors, its timeouts; translates
+every client exception into the tree of ``errors.py``. Knows nothing of scheduling, or of who asked.
+
+Source: llama.cpp ``tools/server``, build b11549; docs/ARCHITECTURE.md lists the behaviours relied on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from .errors import BackendError, BackendRefused, BackendTimeout, BackendUnavailable
+from .experts import BASE
+
+__all__ = ["Backend", "BackendStream", "Props", "refusal"]
+
+_SCALE_TOLERANCE = 1e-4  # scales travel as float32 in llama-server
+_MAX_ERROR_BYTES = 64 * 1024
+_MAX_EVENT_BYTES = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Props:
+    """What ``GET /props`` says; ``n_ctx`` is per slot."""
+
+    slots: int
+    n_ctx: int
+    chat_template: str
+    alias: str
+    build: str
+
+
+def refusal(status: int, body: bytes) -> BackendError:
+    """Turn llama-server's error body into ours: string codes, and OpenAI's words where clients look for them.
+
+    LangChain and others recognise an overlong prompt only by ``context_length_exceeded`` in the message.
+    """
+    try:
+        error = json.loads(body)["error"]
+        message, kind = str(error["message"]), str(error.get("type", ""))
+    except (ValueError, KeyError, TypeError):
+        message, kind, error = body[:500].decode("utf-8", "replace") or f"status {status}", "", {}
+    if kind == "exceed_context_size_error":
+        text = (
+            f"context_length_exceeded: the prompt has {error.get('n_prompt_tokens')} tokens, "
+            f"this model's context is {error.get('n_ctx')} tokens (prompt is too long)."
+        )
+        return BackendRefused(text, status=400, code="context_length_exceeded", param="messages")
+    if 400 <= status < 500 and status not in (401, 403):
+        return BackendRefused(message, status=status, code=kind or None)
+    if status == 501:
+        return BackendRefused(message, status=501, code=kind or "not_supported")
+    if status == 503:
+        return BackendUnavailable(f"The backend is not ready: {message}", status=503, retry_after_s=1)
+    return BackendError(f"The backend answered {status}: {message}")
+
+
+class BackendStream:
+    """An open answer of a backend: SSE events, to be closed whatever happens; closing early stops the generation."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+
+    async def events(self) -> AsyncIterator[bytes]:
+        """Yield whole SSE events, comments too, each with its blank line.
+
+        Raises:
+            BackendUnavailable: the connection broke, or ended inside an event.
+            BackendTimeout: nothing came for the stall timeout.
+        """
+        buffer = b""
+        with _translated():
+            async for chunk in self._response.content.iter_any():
+                buffer += chunk
+                *events, buffer = buffer.split(b"\n\n")
+                for event in events:
+                    yield event + b"\n\n"
+                if len(buffer) > _MAX_EVENT_BYTES:
+                    raise BackendError(f"The backend sent an event of more than {_MAX_EVENT_BYTES} bytes.")
+        if buffer.strip():
+            raise BackendUnavailable("The backend's answer ended inside an event.")
+
+    def close(self) -> None:
+        self._response.close()
+
+
+class Backend:
+    """A client of one llama-server.
+
+    Args:
+        url: without a trailing slash.
+        session: shared; closed by its owner.
+        adapters: expert name to adapter file, as the server was told to load them.
+        scales: expert name to the scale it is served with.
+        strategy: ``scale_api`` posts the active expert; ``per_request`` relies on each request's ``lora`` alone.
+        api_key: sent as a bearer token.
+        stall_s: the longest silence inside an answer; llama-server pings every 30 s while it works on a stream.
+        cache_prompt: False forbids the server to reuse KV at all: the safe way with a server whose RAM prompt cache
+            is on (it restores another adapter's KV: llama.cpp issue 26207).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        session: aiohttp.ClientSession,
+        *,
+        adapters: Mapping[str, Path],
+        scales: Mapping[str, float],
+        strategy: str = "scale_api",
+        api_key: str | None = None,
+        stall_s: float = 120.0,
+        cache_prompt: bool = True,
+    ) -> None:
+        self.name = name
+        self.url = url
+        self.cache_prompt = cache_prompt
+        self.props: Props | None = None
+        self._session = session
+        self._adapters = dict(adapters)
+        self._scales = dict(scales)
+        self._strategy = strategy
+        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._stall_s = stall_s
+        self._ids: dict[str, int] = {}
+        self._all_ids: list[int] = []
+
+    @property
+    def experts(self) -> frozenset[str]:
+        """What this backend can serve: ``base``, and the experts whose adapters it has loaded."""
+        return frozenset(self._ids) | {BASE}
+
+    # -- state of the server --------------------------------------------------------------------------------------
+
+    async def is_healthy(self, timeout_s: float = 2.0) -> bool:
+        """Whether ``/health`` answers 200: alive and the model loaded."""
+        try:
+            status, _ = await self._call("GET", "/health", timeout_s=timeout_s)
+        except BackendError:
+            return False
+        return status == 200
+
+    async def load_props(self) -> Props:
+        """Read ``/props``; kept in ``self.props``."""
+        data = await self._json("GET", "/props")
+        try:
+            self.props = Props(
+                slots=int(data["total_slots"]),
+                n_ctx=int(data["default_generation_settings"]["n_ctx"]),
+                chat_template=str(data.get("chat_template", "")),
+                alias=str(data.get("model_alias", "")),
+                build=str(data.get("build_info", "")),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise BackendError(f"{self.name}: /props is not llama-server's: {error!r}") from error
+        return self.props
+
+    async def load_adapters(self) -> list[str]:
+        """Learn each expert's adapter id from ``GET /lora-adapters``, by file; returns the experts not loaded there.
+
+        Ids are load order and shift from start to start. A remote server names its own paths: there the expert's
+        directory and file name must agree.
+        """
+        rows = await self._adapter_rows()
+        by_path = {str(row.get("path")): int(row["id"]) for row in rows}
+        by_tail = {"/".join(Path(path).parts[-2:]): id_ for path, id_ in by_path.items()}
+        self._all_ids = sorted(by_path.values())
+        self._ids = {}
+        for expert, path in self._adapters.items():
+            found = by_path.get(str(path), by_tail.get("/".join(path.parts[-2:])))
+            if found is not None:
+                self._ids[expert] = found
+        return sorted(set(self._adapters) - set(self._ids))
+
+    async def activate(self, expert: str) -> None:
+        """Make ``expert`` the only one with a scale above zero, and read it back.
+
+        llama-server answers 200 to unknown ids and malformed scales, so only the reading back proves the swap.
+
+        Raises:
+            BackendError: the server does not say afterwards what was asked.
+        """
+        if self._strategy == "per_request":
+            return
+        wanted = self.lora_field(expert)
+        await self._json("POST", "/lora-adapters", wanted)
+        scales = {int(row["id"]): float(row["scale"]) for row in await self._adapter_rows()}
+        for row in wanted:
+            if abs(scales.get(row["id"], -1.0) - row["scale"]) > _SCALE_TOLERANCE:
+                raise BackendError(f"{self.name}: swap to {expert!r} was not applied: asked {wanted}, found {scales}")
+
+    def lora_field(self, expert: str) -> list[dict[str, Any]]:
+        """Every adapter id with its canonical scale: only the expert's own is above zero.
+
+        llama-server takes an absent or empty list for "whatever is active globally", so all ids are always named.
+        """
+        chosen = None if expert == BASE else self._ids[expert]
+        return [{"id": id_, "scale": self._scales[expert] if id_ == chosen else 0.0} for id_ in self._all_ids]
+
+    async def probe(self, timeout_s: float = 30.0) -> None:
+        """Generate one token on the base model.
+
+        Raises:
+            BackendError: it did not.
+        """
+        body = {"prompt": "Hello", "n_predict": 1, "cache_prompt": False, "lora": self.lora_field(BASE)}
+        status, data = await self._call("POST", "/completion", body, timeout_s=timeout_s)
+        if status != 200:
+            raise refusal(status, data)
+
+    async def timings(self, prompt: str, expert: str, **fields: Any) -> dict[str, Any]:
+        """Complete ``prompt`` with one token and return the server's ``timings`` (``cache_n``: KV reused, tokens)."""
+        body = {"prompt": prompt, "n_predict": 1, "temperature": 0, "lora": self.lora_field(expert), **fields}
+        timings = (await self._json("POST", "/completion", body, timeout_s=60))["timings"]
+        return dict(timings)
+
+    # -- completions ----------------------------------------------------------------------------------------------
+
+    async def open_stream(self, path: str, body: Mapping[str, Any], expert: str, slot: int | None) -> BackendStream:
+        """Start a completion; ``stream`` is always true, so that closing the connection frees the slot at once.
+
+        Raises:
+            BackendRefused: the server's own 4xx.
+            BackendError: anything else before the answer begins.
+        """
+        sent = {**body, "stream": True, "lora": self.lora_field(expert)}
+        if slot is not None:
+            sent["id_slot"] = slot
+        if not self.cache_prompt:
+            sent["cache_prompt"] = False
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=self._stall_s)
+        with _translated():
+            response = await self._session.post(
+                self.url + path, json=sent, headers=self._headers, timeout=timeout, allow_redirects=False
+            )
+        try:
+            if response.status == 200 and response.content_type == "text/event-stream":
+                return BackendStream(response)
+            with _translated():
+                data = await response.content.read(_MAX_ERROR_BYTES)
+            raise refusal(response.status if response.status != 200 else 502, data)
+        except BaseException:
+            response.close()
+            raise
+
+    # -- plumbing -------------------------------------------------------------------------------------------------
+
+    async def _adapter_rows(self) -> list[dict[str, Any]]:
+        rows = await self._json("GET", "/lora-adapters")
+        if not isinstance(rows, list) or not all(isinstance(row, dict) and "id" in row for row in rows):
+            raise BackendError(f"{self.name}: /lora-adapters answered {str(rows)[:200]}")
+        return rows
+
+    async def _json(self, method: str, path: str, body: Any = None, timeout_s: float = 10.0) -> Any:
+        status, data = await self._call(method, path, body, timeout_s=timeout_s)
+        if status != 200:
+            raise refusal(status, data)
+        try:
+            return json.loads(data)
+        except ValueError as error:
+            raise BackendError(f"{self.name}: {path} did not answer JSON: {data[:200]!r}") from error
+
+    async def _call(self, method: str, path: str, body: Any = None, *, timeout_s: float) -> tuple[int, bytes]:
+        timeout = aiohttp.ClientTimeout(total=timeout_s)
+        with _translated():
+            async with self._session.request(
+                method, self.url + path, json=body, headers=self._headers, timeout=timeout, allow_redirects=False
+            ) as response:
+                return response.status, await response.read()
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    """Turn the HTTP client's exceptions into ours; the only place that knows them."""
+    try:
+        yield
+    except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
+        raise BackendUnavailable(f"The backend cannot be reached: {error}") from error
+    except (TimeoutError, asyncio.TimeoutError) as error:
+        raise BackendTimeout("The backend sent nothing for too long.") from error
+    except aiohttp.ClientError as error:
+        raise BackendUnavailable(f"The connection to the backend broke: {str(error) or type(error).__name__}") from error
+    except OSError as error:
+        raise BackendUnavailable(f"The connection to the backend broke: {error}") from error

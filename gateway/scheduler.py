@@ -1,0 +1,379 @@
+"""Who runs next, on which slot, under which expert: pure decisions.
+
+Events go in, actions come out. No I/O, no clock, no asyncio: ``now`` is an argument (seconds, monotonic). The owner
+(``leases.LeasePool``) feeds every event from one task and performs every action returned.
+
+Rules, as numbered in docs/ARCHITECTURE.md:
+
+1. A request is (expert, conversation key, arrival time, deadline).
+2. A backend has that expert active, a free slot, and its turn is open: grant, on the slot that last served this
+   conversation if it is free, else the least recently used.
+3. Else, if a backend is idle: swap it, then grant.
+4. Else queue. The queue is bounded, as a whole and per client key.
+5. A turn closes when another expert has waited longer than the quantum. A closed turn grants nothing more; when its
+   leases have drained, the backend swaps to the expert that has waited longest.
+6. Within an expert: first come, first served.
+7. A deadline passed in the queue: rejected. A client gone, in whatever state: its place or lease is freed.
+8. A backend that went down loses its leases; the waiting requests stay in the queue for the next backend.
+9. Shutdown: nothing more is accepted, the queue is rejected, running leases end by themselves.
+
+An expert "has waited" since its oldest waiter arrived, or since its own last turn ended, whichever is later. So a
+long backlog of one expert cannot outrank a newcomer of another after each of its own turns, and the head waiter of an
+expert starts within ``quantum + k * (longest lease + swap)``, where k is the number of other experts waiting.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+__all__ = ["Action", "Backend", "Grant", "Lease", "Reject", "RejectReason", "Request", "Retired", "Scheduler", "Swap"]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One request for a lease (rule 1). ``width`` is how many slots it needs (OpenAI's ``n``)."""
+
+    id: int
+    expert: str
+    conversation: str
+    client: str
+    arrived_s: float
+    deadline_s: float
+    width: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to run one request on ``slots`` of ``backend``; given back exactly once."""
+
+    id: int
+    request: Request
+    backend: str
+    slots: tuple[int, ...]
+    granted_s: float
+
+
+class RejectReason(enum.Enum):
+    QUEUE_FULL = "queue_full"
+    CLIENT_QUEUE_FULL = "client_queue_full"
+    DEADLINE = "deadline"
+    SHUTDOWN = "shutdown"
+    TOO_WIDE = "too_wide"
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    lease: Lease
+
+
+@dataclass(frozen=True, slots=True)
+class Swap:
+    """Make ``expert`` the active one on ``backend``, then report ``swap_done``. The backend holds no lease."""
+
+    backend: str
+    expert: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reject:
+    request: Request
+    reason: RejectReason
+
+
+@dataclass(frozen=True, slots=True)
+class Retired:
+    """A retiring backend has drained and is forgotten."""
+
+    backend: str
+
+
+Action = Grant | Swap | Reject | Retired
+
+
+class BackendState(enum.Enum):
+    UP = "up"
+    SWAPPING = "swapping"
+    DOWN = "down"
+
+
+@dataclass(slots=True)
+class _Slot:
+    lease: int | None = None
+    conversation: str | None = None
+    last_used: int = 0
+
+
+@dataclass(slots=True)
+class Backend:
+    """What the scheduler knows of one backend. Read it; only the scheduler writes."""
+
+    name: str
+    slots: list[_Slot]
+    experts: frozenset[str]
+    state: BackendState = BackendState.UP
+    active: str | None = None
+    swapping_to: str | None = None
+    turn_open: bool = True
+    retiring: bool = False
+    idle_since: int = 0
+
+    @property
+    def running(self) -> int:
+        return sum(slot.lease is not None for slot in self.slots)
+
+    @property
+    def free(self) -> int:
+        return sum(slot.lease is None for slot in self.slots)
+
+    def grants(self, expert: str) -> bool:
+        """Whether it may grant to ``expert`` as far as its state and turn go (rules 2 and 5)."""
+        return self.state is BackendState.UP and self.turn_open and not self.retiring and self.active == expert
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """The waiters of one expert, first come first (rule 6), and when its last turn ended."""
+
+    requests: deque[Request] = field(default_factory=deque)
+    turn_ended_s: float = float("-inf")
+
+    def since(self) -> float:
+        return max(self.requests[0].arrived_s, self.turn_ended_s)
+
+
+class Scheduler:
+    """See the module's docstring. Every event method returns the actions to perform, in order."""
+
+    def __init__(self, *, quantum_s: float, max_queue: int, max_queue_per_client: int) -> None:
+        self.quantum_s = quantum_s
+        self.max_queue = max_queue
+        self.max_queue_per_client = max_queue_per_client
+        self.backends: dict[str, Backend] = {}
+        self.leases: dict[int, Lease] = {}
+        self._waiting: dict[str, _Waiting] = {}
+        self._tick = 0
+        self._next_lease = 0
+        self._shutdown = False
+
+    # -- what is so -----------------------------------------------------------------------------------------------
+
+    @property
+    def queued(self) -> int:
+        return sum(len(waiting.requests) for waiting in self._waiting.values())
+
+    def queued_by_expert(self) -> dict[str, int]:
+        return {expert: len(waiting.requests) for expert, waiting in self._waiting.items()}
+
+    def next_event_s(self, now: float) -> float | None:
+        """When ``tick`` must be called at the latest: the next deadline or the next end of a quantum after ``now``."""
+        times = [request.deadline_s for waiting in self._waiting.values() for request in waiting.requests]
+        if any(backend.turn_open and backend.running for backend in self.backends.values()):
+            times += [self._waiting[expert].since() + self.quantum_s for expert in self._unserved()]
+        return min((time for time in times if time > now), default=None)
+
+    # -- events ---------------------------------------------------------------------------------------------------
+
+    def submit(self, request: Request, now: float) -> list[Action]:
+        if self._shutdown:
+            return [Reject(request, RejectReason.SHUTDOWN)]
+        widest = max((len(b.slots) for b in self.backends.values()), default=request.width)
+        if request.width > widest:
+            return [Reject(request, RejectReason.TOO_WIDE)]
+        self._waiting.setdefault(request.expert, _Waiting()).requests.append(request)
+        actions = self._schedule(now)
+        if any(isinstance(a, Grant) and a.lease.request is request for a in actions):
+            return actions
+        reason = self._over_limit(request)
+        if reason is not None:
+            self._waiting[request.expert].requests.remove(request)
+            actions.append(Reject(request, reason))
+        return actions
+
+    def cancel(self, request: Request, now: float) -> list[Action]:
+        """The client has gone while queued (rule 7); unknown requests are ignored."""
+        waiting = self._waiting.get(request.expert)
+        if waiting is not None and request in waiting.requests:
+            waiting.requests.remove(request)
+        return self._schedule(now)
+
+    def release(self, lease_id: int, now: float) -> list[Action]:
+        """A lease has ended; a lease lost with its backend is ignored (rule 8)."""
+        lease = self.leases.pop(lease_id, None)
+        if lease is not None:
+            backend = self.backends[lease.backend]
+            self._tick += 1
+            for index in lease.slots:
+                slot = backend.slots[index]
+                slot.lease, slot.last_used = None, self._tick
+            backend.idle_since = self._tick
+        return self._schedule(now)
+
+    def swap_done(self, name: str, now: float) -> list[Action]:
+        backend = self.backends.get(name)
+        if backend is not None and backend.state is BackendState.SWAPPING:
+            backend.state, backend.turn_open = BackendState.UP, True
+            backend.active, backend.swapping_to = backend.swapping_to, None
+        return self._schedule(now)
+
+    def backend_up(self, name: str, slots: int, experts: Iterable[str], now: float) -> list[Action]:
+        """A backend is ready, for the first time or again; nothing is active on it yet."""
+        self._lose_leases(name)
+        self.backends[name] = Backend(name, [_Slot() for _ in range(slots)], frozenset(experts))
+        return self._schedule(now)
+
+    def backend_down(self, name: str, now: float) -> list[Action]:
+        """A backend failed: its leases are lost and it grants nothing until ``backend_up`` (rule 8)."""
+        backend = self.backends.get(name)
+        if backend is None:
+            return []
+        self._lose_leases(name)
+        if backend.retiring:
+            del self.backends[name]
+            return [Retired(name), *self._schedule(now)]
+        backend.state, backend.active, backend.swapping_to, backend.turn_open = BackendState.DOWN, None, None, True
+        return self._schedule(now)
+
+    def retire(self, name: str, now: float) -> list[Action]:
+        """Grant nothing more on this backend; ``Retired`` follows when its leases have drained."""
+        if name in self.backends:
+            self.backends[name].retiring = True
+        return self._schedule(now)
+
+    def tick(self, now: float) -> list[Action]:
+        return self._schedule(now)
+
+    def shutdown(self) -> list[Action]:
+        """Refuse what comes and what waits (rule 9)."""
+        self._shutdown = True
+        actions: list[Action] = []
+        for waiting in self._waiting.values():
+            actions += [Reject(request, RejectReason.SHUTDOWN) for request in waiting.requests]
+            waiting.requests.clear()
+        return actions
+
+    # -- decisions ------------------------------------------------------------------------------------------------
+
+    def _schedule(self, now: float) -> list[Action]:
+        actions = self._expire(now)
+        self._reopen_turns()
+        self._close_turns(now)
+        actions += self._grant(now)
+        # A grant can use up the slots that kept an overdue expert out: look once more.
+        self._close_turns(now)
+        actions += self._swap_idle(now)
+        for backend in [b for b in self.backends.values() if b.retiring and not b.running]:
+            if backend.state is not BackendState.SWAPPING:
+                del self.backends[backend.name]
+                actions.append(Retired(backend.name))
+        return actions
+
+    def _expire(self, now: float) -> list[Action]:
+        """Rule 7."""
+        actions: list[Action] = []
+        for waiting in self._waiting.values():
+            for request in [r for r in waiting.requests if r.deadline_s <= now]:
+                waiting.requests.remove(request)
+                actions.append(Reject(request, RejectReason.DEADLINE))
+        return actions
+
+    def _grant(self, now: float) -> list[Action]:
+        """Rules 2 and 6."""
+        actions: list[Action] = []
+        for expert, waiting in self._waiting.items():
+            while waiting.requests:
+                request = waiting.requests[0]
+                able = [b for b in self.backends.values() if b.grants(expert) and b.free >= request.width]
+                if not able:
+                    break
+                waiting.requests.popleft()
+                actions.append(Grant(self._lease(_fittest(able, request.conversation), request, now)))
+        return actions
+
+    def _lease(self, backend: Backend, request: Request, now: float) -> Lease:
+        free = [index for index, slot in enumerate(backend.slots) if slot.lease is None]
+        free.sort(key=lambda i: (backend.slots[i].conversation != request.conversation, backend.slots[i].last_used))
+        self._next_lease += 1
+        lease = Lease(self._next_lease, request, backend.name, tuple(free[: request.width]), now)
+        for index in lease.slots:
+            backend.slots[index].lease = lease.id
+            backend.slots[index].conversation = request.conversation
+        self.leases[lease.id] = lease
+        return lease
+
+    def _reopen_turns(self) -> None:
+        """A closed turn opens again when those it closed for have gone."""
+        unserved = self._unserved()
+        for backend in self.backends.values():
+            if not backend.turn_open and not any(e in backend.experts and e != backend.active for e in unserved):
+                backend.turn_open = True
+
+    def _close_turns(self, now: float) -> None:
+        """Rule 5, first half: one turn closes for each overdue expert that no backend is coming to serve."""
+        overdue = [expert for expert in self._unserved() if now - self._waiting[expert].since() >= self.quantum_s]
+        closed = sum(not backend.turn_open for backend in self.backends.values())
+        for expert in overdue[closed:]:
+            open_turns = [
+                b
+                for b in self.backends.values()
+                if b.state is BackendState.UP and b.turn_open and b.running and not b.retiring
+                if b.active != expert and expert in b.experts
+            ]
+            if open_turns:
+                min(open_turns, key=lambda b: b.running).turn_open = False
+
+    def _swap_idle(self, now: float) -> list[Action]:
+        """Rule 3, and rule 5, second half."""
+        actions: list[Action] = []
+        idle = [b for b in self.backends.values() if b.state is BackendState.UP and not b.running and not b.retiring]
+        for backend in sorted(idle, key=lambda b: b.idle_since):
+            able = [e for e in self._by_wait() if e in backend.experts and e != backend.active]
+            able = [e for e in able if not self._is_coming(e) and self._head(e).width <= len(backend.slots)]
+            if not able:
+                continue
+            if backend.active is not None:
+                self._waiting.setdefault(backend.active, _Waiting()).turn_ended_s = now
+            backend.state, backend.active, backend.swapping_to = BackendState.SWAPPING, None, able[0]
+            actions.append(Swap(backend.name, able[0]))
+        return actions
+
+    def _by_wait(self) -> list[str]:
+        """Experts with waiters, the one that has waited longest first."""
+        names = [expert for expert, waiting in self._waiting.items() if waiting.requests]
+        return sorted(names, key=lambda expert: self._waiting[expert].since())
+
+    def _head(self, expert: str) -> Request:
+        return self._waiting[expert].requests[0]
+
+    def _is_coming(self, expert: str) -> bool:
+        return any(backend.swapping_to == expert for backend in self.backends.values())
+
+    def _unserved(self) -> list[str]:
+        """Experts with waiters that no open turn serves and no swap is bringing, longest wait first."""
+        return [
+            expert
+            for expert in self._by_wait()
+            if not self._is_coming(expert) and not any(b.grants(expert) for b in self.backends.values())
+        ]
+
+    def _over_limit(self, request: Request) -> RejectReason | None:
+        """Rule 4."""
+        if self.queued > self.max_queue:
+            return RejectReason.QUEUE_FULL
+        mine = sum(r.client == request.client for w in self._waiting.values() for r in w.requests)
+        return RejectReason.CLIENT_QUEUE_FULL if mine > self.max_queue_per_client else None
+
+    def _lose_leases(self, name: str) -> None:
+        for lease_id in [lease.id for lease in self.leases.values() if lease.backend == name]:
+            del self.leases[lease_id]
+
+
+def _fittest(able: list[Backend], conversation: str) -> Backend:
+    """The backend that last served the conversation on a slot now free, else the one with most free slots."""
+
+    def fitness(backend: Backend) -> tuple[bool, int]:
+        return any(s.lease is None and s.conversation == conversation for s in backend.slots), backend.free
+
+    return max(able, key=fitness)
