@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +68,8 @@ def refusal(status: int, body: bytes) -> BackendError:
 class BackendStream:
     """An open answer of a backend: SSE events, to be closed whatever happens; closing early stops the generation."""
 
-    def __init__(self, response: aiohttp.ClientResponse) -> None:
+    def __init__(self, backend: Backend, response: aiohttp.ClientResponse) -> None:
+        self._backend = backend
         self._response = response
 
     async def events(self) -> AsyncIterator[bytes]:
@@ -80,6 +82,7 @@ class BackendStream:
         buffer = b""
         with _translated():
             async for chunk in self._response.content.iter_any():
+                self._backend.last_event_s = time.monotonic()
                 buffer += chunk
                 *events, buffer = buffer.split(b"\n\n")
                 for event in events:
@@ -125,6 +128,8 @@ class Backend:
         self.url = url
         self.cache_prompt = cache_prompt
         self.props: Props | None = None
+        self.last_event_s = float("-inf")
+        """When an answer last sent something, monotonic seconds."""
         self._session = session
         self._adapters = dict(adapters)
         self._scales = dict(scales)
@@ -180,6 +185,10 @@ class Backend:
             if found is not None:
                 self._ids[expert] = found
         return sorted(set(self._adapters) - set(self._ids))
+
+    def forget(self, expert: str) -> None:
+        """Never serve this expert here, though its adapter may be loaded; its scale stays 0."""
+        self._ids.pop(expert, None)
 
     async def activate(self, expert: str) -> None:
         """Make ``expert`` the only one with a scale above zero, and read it back.
@@ -244,7 +253,7 @@ class Backend:
             )
         try:
             if response.status == 200 and response.content_type == "text/event-stream":
-                return BackendStream(response)
+                return BackendStream(self, response)
             with _translated():
                 data = await response.content.read(_MAX_ERROR_BYTES)
             raise refusal(response.status if response.status != 200 else 502, data)

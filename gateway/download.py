@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 from tqdm import tqdm
@@ -28,6 +28,7 @@ from .errors import ConfigError, DownloadError
 
 __all__ = ["Remote", "disk_errors", "exclusive", "fetch", "file_hash", "get_json", "open_client", "progress_bar"]
 
+_T = TypeVar("_T")
 _log = logging.getLogger(__name__)
 _BLOCK_BYTES = 1 << 20
 _ATTEMPTS = 5  # in a row without a single new byte
@@ -128,6 +129,7 @@ class _Part:
     """The unfinished file: its bytes so far, and their running hash."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         self._file = path.open("a+b")
         self._file.seek(0)
         self._hash = hashlib.file_digest(self._file, "sha256")
@@ -161,7 +163,10 @@ def _complete(client: httpx.Client, remote: Remote, part: _Part, progress: bool,
         part.restart()
     with progress_bar(remote.filename, remote.size_bytes, part.size, progress) as bar:
         _retrying(
-            lambda: _transfer(client, remote, part, bar), lambda: part.size, f"download of {remote.filename}", retry_wait_s
+            lambda: _transfer(client, remote, part, bar),
+            lambda: part.size,
+            f"download of {remote.filename}",
+            retry_wait_s,
         )
 
 
@@ -204,7 +209,7 @@ def _continues(response: httpx.Response, remote: Remote, have: int) -> bool:
 
 def _check_space(part: _Part, remote: Remote, length: int) -> None:
     needed = remote.size_bytes - part.size if remote.size_bytes is not None else length
-    folder = Path(part._file.name).parent
+    folder = part.path.parent
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise ConfigError(f"{folder}: {remote.filename} needs {needed:,} more bytes, the disk has {free:,} free")
@@ -222,7 +227,7 @@ def _check_status(response: httpx.Response, what: str) -> None:
         raise DownloadError(f"{what}: {url} answered {status}")
 
 
-def _retrying[T](attempt: Callable[[], T], done: Callable[[], int], what: str, wait_s: float) -> T:
+def _retrying(attempt: Callable[[], _T], done: Callable[[], int], what: str, wait_s: float) -> _T:
     """Repeat ``attempt`` with growing pauses while it breaks off; a new byte starts the count afresh."""
     failures, best = 0, done()
     while True:

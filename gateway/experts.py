@@ -185,7 +185,9 @@ def load_expert(directory: Path, base: BaseIdentity | None) -> Expert:
     """
     manifest = Manifest.load(directory / MANIFEST_FILE)
     if manifest.name != directory.name:
-        raise ManifestError(f"{directory}: manifest names the expert {manifest.name!r}, the directory {directory.name!r}")
+        raise ManifestError(
+            f"{directory}: manifest names the expert {manifest.name!r}, the directory {directory.name!r}"
+        )
     for part in (manifest.adapter, manifest.examples):
         _check_file(directory / part.file, part.sha256)
     _check_magic(directory / manifest.adapter.file)

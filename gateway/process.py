@@ -1,0 +1,204 @@
+"""One llama-server child process: start it with the flags that make hot-swap safe, watch it, stop it.
+
+Two kinds of child, one behaviour: ``embedded`` (``gateway.embedded``, the prebuilt wheel) and ``binary`` (a
+``llama-server`` executable). Knows nothing of experts, leases or completions; ``engine.py`` decides when to restart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import ctypes
+import json
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from .errors import BackendStartError, ConfigError
+
+__all__ = ["EngineProcess", "LaunchSpec", "binary_arguments", "free_port", "port_is_free"]
+
+log = logging.getLogger("pointsman.engine")
+
+_PR_SET_PDEATHSIG = 1  # Linux prctl(2)
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchSpec:
+    """How to start one llama-server. ``adapters`` are loaded in this order, at scale 0."""
+
+    model: str
+    adapters: tuple[str, ...]
+    host: str
+    port: int
+    slots: int
+    ctx_per_slot: int
+    threads: int
+    gpu_layers: int
+    alias: str
+    cache_ram_mib: int = 0
+    """0 switches llama-server's RAM prompt cache off. Any other value lets one expert's KV be restored for another."""
+    verbosity: int = 2
+    api_key: str = field(default_factory=lambda: secrets.token_hex(16))
+    """Keeps everyone but the gateway off the server: nobody else may change scales or take slots."""
+
+
+def binary_arguments(executable: str, spec: LaunchSpec, extra: Sequence[str] = ()) -> list[str]:
+    """The command line of a ``llama-server`` executable.
+
+    ``--lora-scaled FILE:0`` and not ``--lora-init-without-apply``: the latter leaves every scale at 1, so that all
+    adapters are summed for a request that names none. The list is split at commas and colons.
+
+    Raises:
+        ConfigError: an adapter's path contains a comma or a colon.
+    """
+    arguments = [executable, "--model", spec.model, "--host", spec.host, "--port", str(spec.port)]
+    arguments += ["--parallel", str(spec.slots), "--ctx-size", str(spec.slots * spec.ctx_per_slot)]
+    arguments += ["--threads", str(spec.threads), "--alias", spec.alias]
+    arguments += ["--cache-ram", str(spec.cache_ram_mib), "--metrics", "--slots", "--no-webui"]
+    if spec.gpu_layers >= 0:
+        arguments += ["--n-gpu-layers", str(spec.gpu_layers)]
+    for path in spec.adapters:
+        if "," in path or ":" in path:
+            raise ConfigError(f"adapter path {path!r} contains a comma or a colon, which llama-server cannot take")
+    if spec.adapters:
+        arguments += ["--lora-scaled", ",".join(f"{path}:0" for path in spec.adapters)]
+    return [*arguments, *extra]
+
+
+def port_is_free(host: str, port: int) -> bool:
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+    return True
+
+
+def free_port(host: str) -> int:
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+class EngineProcess:
+    """A child process. ``executable`` None runs the embedded server, else that ``llama-server``."""
+
+    def __init__(self, spec: LaunchSpec, *, executable: str | None = None, extra: Sequence[str] = ()) -> None:
+        self.spec = spec
+        self._executable = executable
+        self._extra = tuple(extra)
+        self._process: asyncio.subprocess.Process | None = None
+        self._tail: collections.deque[str] = collections.deque(maxlen=40)
+        self._readers: list[asyncio.Task[None]] = []
+
+    @property
+    def url(self) -> str:
+        host = f"[{self.spec.host}]" if ":" in self.spec.host else self.spec.host
+        return f"http://{host}:{self.spec.port}"
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    async def start(self) -> None:
+        """Start the child; it is not ready yet.
+
+        Raises:
+            BackendStartError: its port is taken, or the executable cannot be run.
+        """
+        if not port_is_free(self.spec.host, self.spec.port):
+            raise BackendStartError(
+                f"engine port {self.spec.port} on {self.spec.host} is taken: stop what listens there or set engine.port"
+            )
+        if self._executable is None:
+            arguments = [sys.executable, "-m", "gateway.embedded"]
+            environment = dict(os.environ)
+        else:
+            arguments = binary_arguments(self._executable, self.spec, self._extra)
+            environment = {**os.environ, "LLAMA_API_KEY": self.spec.api_key}
+        pipe = asyncio.subprocess.PIPE
+        try:
+            self._process = await asyncio.create_subprocess_exec(
+                *arguments,
+                stdin=pipe,
+                stdout=pipe,
+                stderr=pipe,
+                env=environment,
+                cwd=Path(__file__).parent.parent,
+                start_new_session=True,
+                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+            )
+        except OSError as error:
+            raise BackendStartError(f"cannot run {arguments[0]!r}: {error.strerror or error}") from error
+        self._readers = [asyncio.create_task(self._read(s)) for s in (self._process.stdout, self._process.stderr) if s]
+        if self._executable is None and self._process.stdin is not None:
+            with contextlib.suppress(ConnectionError):
+                self._process.stdin.write(json.dumps(asdict(self.spec)).encode() + b"\n")
+                await self._process.stdin.drain()
+
+    async def wait(self) -> int:
+        """Wait until the child has ended; its exit status (negative: the signal)."""
+        if self._process is None:
+            raise BackendStartError("the engine was never started")
+        return await self._process.wait()
+
+    def last_words(self) -> str:
+        """The last log lines that name an error, else the last few, in one line."""
+        lines = [line for line in self._tail if line.strip()]
+        telling = [line for line in lines if "error" in line.lower() or "failed" in line.lower()]
+        return " | ".join((telling or lines)[-3:]) or "it logged nothing"
+
+    async def stop(self, limit_s: float = 5.0) -> None:
+        """End the child: politely, then by SIGKILL; idempotent."""
+        process = self._process
+        if process is None:
+            return
+        if process.returncode is None:
+            if self._executable is None and process.stdin is not None:
+                process.stdin.close()
+            else:
+                with contextlib.suppress(ProcessLookupError):
+                    process.send_signal(signal.SIGTERM)
+            try:
+                async with asyncio.timeout(limit_s):
+                    await process.wait()
+            except TimeoutError:
+                with contextlib.suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+        for reader in self._readers:
+            reader.cancel()
+        await asyncio.gather(*self._readers, return_exceptions=True)
+        if process.stdin is not None:
+            process.stdin.close()
+
+    async def _read(self, stream: asyncio.StreamReader) -> None:
+        while True:
+            try:
+                line = await stream.readline()
+            except ValueError:  # a line over the reader's limit: drop it
+                continue
+            if not line:
+                return
+            text = line.decode("utf-8", "replace").rstrip()
+            self._tail.append(text)
+            log.debug("%s", text, extra={"engine_port": self.spec.port})
+
+
+def _die_with_parent() -> None:
+    """Have Linux end the child when the gateway is killed; runs in the child before exec."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
