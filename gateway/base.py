@@ -69,7 +69,7 @@ class Kind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A source on this machine. ``revision`` is a version, a commit or ``local``; ``sha256`` is ``content_sha256``'s."""
+    """A source on this machine; ``revision`` is a version, a commit or ``local``, ``sha256`` as ``content_sha256``."""
 
     path: Path
     name: str
@@ -200,7 +200,7 @@ def _bring(client: httpx.Client, remote: Remote, source: Source, kind: Kind, fol
 def _receipt(source: Source, kind: Kind, cache_dir: Path) -> Resolved | None:
     """Return what the source became, if that is still there with the same bytes."""
     note = _read_json(_note(cache_dir, "sources", f"{kind.value} {source}"))
-    if note is None:
+    if note is None or not note.keys() >= {"path", "name", "revision", "sha256"}:
         return None
     resolved = Resolved(cache_dir / note["path"], note["name"], note["revision"], note["sha256"])
     if not resolved.path.exists() or content_sha256(resolved.path, cache_dir) != resolved.sha256:
@@ -247,7 +247,7 @@ def gguf_info(path: Path, cache_dir: Path) -> GgufInfo:
         ConfigError: unreadable or not a GGUF.
     """
     facts = _facts(path, cache_dir)
-    if "gguf" in facts:
+    if facts.get("gguf", {}).keys() == GgufInfo.__dataclass_fields__.keys():
         return GgufInfo(**facts["gguf"])
     info = read_gguf_info(path)
     _remember(path, cache_dir, {**facts, "gguf": asdict(info)})

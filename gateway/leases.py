@@ -37,7 +37,7 @@ class LeaseObserver(Protocol):
 
     def swapped(self, backend: str, expert: str, seconds: float) -> None: ...
     def queue_waited(self, expert: str, seconds: float) -> None: ...
-    def rejected(self, expert: str, reason: str) -> None: ...
+    def lease_rejected(self, expert: str, reason: str) -> None: ...
 
 
 class HeldLease:
@@ -199,7 +199,7 @@ class LeasePool:
 
     def _reject(self, request: Request, reason: RejectReason) -> None:
         if self._observer is not None:
-            self._observer.rejected(request.expert, reason.value)
+            self._observer.lease_rejected(request.expert, reason.value)
         future = self._waiters.get(request.id)
         if future is not None and not future.done():
             future.set_exception(self._rejection(request, reason))
@@ -220,7 +220,7 @@ class LeasePool:
                 return LeaseTimeout(message, retry_after_s=retry_after_s)
             case RejectReason.TOO_WIDE:
                 widest = max((len(b.slots) for b in self.scheduler.backends.values()), default=0)
-                message = f"n is {request.width}; this gateway runs at most {widest} answers at a time."
+                message = f"This request asks for {request.width} answers at once; at most {widest} are allowed."
                 return InvalidRequest(message, param="n")
             case RejectReason.SHUTDOWN:
                 return ShuttingDown("The gateway is shutting down.", retry_after_s=retry_after_s)

@@ -1,0 +1,122 @@
+"""Puts a stream's events together into the one plain answer a non-stream client asked for.
+
+The engine is always asked to stream, so that a client that leaves frees its slot at once; this builds the body
+llama-server would have sent. Knows the three shapes of ``schemas.Shape``, nothing of HTTP.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from .errors import BackendUnavailable
+from .schemas import Shape
+
+__all__ = ["Aggregate", "event_data"]
+
+
+def event_data(event: bytes) -> Any:
+    """The JSON of an SSE event's ``data`` lines; None for comments, ``[DONE]`` and events without data.
+
+    Raises:
+        BackendUnavailable: the data is not JSON.
+    """
+    lines = [line[5:].strip() for line in event.split(b"\n") if line.startswith(b"data:")]
+    data = b"\n".join(lines)
+    if not data or data == b"[DONE]":
+        return None
+    try:
+        return json.loads(data)
+    except ValueError as error:
+        raise BackendUnavailable(f"The backend sent an event that is not JSON: {data[:200]!r}") from error
+
+
+class Aggregate:
+    """Feed it every event in order, then take ``body``."""
+
+    def __init__(self, shape: Shape) -> None:
+        self._shape = shape
+        self._top: dict[str, Any] = {}
+        self._choices: dict[int, dict[str, Any]] = {}
+
+    def add(self, event: bytes) -> None:
+        data = event_data(event)
+        if not isinstance(data, dict):
+            return
+        if self._shape is Shape.RESPONSE:
+            if data.get("type") in ("response.completed", "response.incomplete"):
+                self._top = dict(data["response"])
+                if "timings" in data:
+                    self._top["timings"] = data["timings"]
+            return
+        for choice in data.pop("choices", None) or []:
+            self._add_choice(choice)
+        self._top |= data
+
+    def body(self, expert: str, facts: dict[str, Any]) -> dict[str, Any]:
+        """The whole answer; ``model`` is the expert that served.
+
+        Raises:
+            BackendUnavailable: the stream ended before the answer was finished.
+        """
+        if self._shape is Shape.RESPONSE:
+            if not self._top:
+                raise BackendUnavailable("The backend's answer ended before it was complete.")
+            return {**self._top, "model": expert, "pointsman": facts}
+        choices = [self._choices[index] for index in sorted(self._choices)]
+        if not choices or any(choice.get("finish_reason") is None for choice in choices):
+            raise BackendUnavailable("The backend's answer ended before it was complete.")
+        object_ = "chat.completion" if self._shape is Shape.CHAT else "text_completion"
+        rest = {k: v for k, v in self._top.items() if k not in ("id", "object", "created", "model")}
+        head = {"id": self._top.get("id"), "object": object_, "created": self._top.get("created"), "model": expert}
+        return {**head, "choices": choices, **rest, "pointsman": facts}
+
+    def _add_choice(self, chunk: dict[str, Any]) -> None:
+        index = chunk.get("index", 0)
+        choice = self._choices.setdefault(index, self._empty(index))
+        if chunk.get("finish_reason") is not None:
+            choice["finish_reason"] = chunk["finish_reason"]
+        self._add_logprobs(choice, chunk.get("logprobs"))
+        if self._shape is Shape.COMPLETION:
+            choice["text"] += chunk.get("text") or ""
+        else:
+            _add_delta(choice["message"], chunk.get("delta") or {})
+
+    def _empty(self, index: int) -> dict[str, Any]:
+        common: dict[str, Any] = {"index": index, "finish_reason": None, "logprobs": None}
+        if self._shape is Shape.COMPLETION:
+            return {"text": "", **common}
+        return {"message": {"role": "assistant", "content": None, "refusal": None}, **common}
+
+    @staticmethod
+    def _add_logprobs(choice: dict[str, Any], logprobs: Any) -> None:
+        if not isinstance(logprobs, dict):
+            return
+        kept = choice["logprobs"] = choice["logprobs"] or {}
+        for key, value in logprobs.items():
+            if isinstance(value, list):
+                kept.setdefault(key, []).extend(value)
+            else:
+                kept.setdefault(key, value)
+
+
+def _add_delta(message: dict[str, Any], delta: dict[str, Any]) -> None:
+    for key, value in delta.items():
+        if key == "tool_calls":
+            for call in value or []:
+                _add_tool_call(message.setdefault("tool_calls", []), call)
+        elif isinstance(value, str) and key != "role":
+            message[key] = (message.get(key) or "") + value
+        elif value is not None:
+            message[key] = value
+
+
+def _add_tool_call(calls: list[dict[str, Any]], chunk: dict[str, Any]) -> None:
+    index = chunk.get("index", 0)
+    while len(calls) <= index:
+        calls.append({"id": None, "type": "function", "function": {"name": "", "arguments": ""}})
+    call, function = calls[index], chunk.get("function") or {}
+    call["id"] = chunk.get("id") or call["id"]
+    call["type"] = chunk.get("type") or call["type"]
+    for key in ("name", "arguments"):
+        call["function"][key] += function.get(key) or ""
