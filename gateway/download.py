@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import httpx
@@ -46,6 +46,11 @@ class Remote:
     name: str
     revision: str
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        for text in (self.filename, self.revision):  # both become part of a path in the cache
+            if not text or text.startswith("/") or ".." in PurePosixPath(text).parts:
+                raise DownloadError(f"{self.name}: its source answers with {text!r}, which is no relative path")
 
 
 class _Retry(Exception):
@@ -186,7 +191,7 @@ def _transfer(client: httpx.Client, remote: Remote, part: _Part, bar: tqdm[Any])
             part.restart()
             bar.reset()
         _check_space(part, remote, int(response.headers.get("content-length", 0)))
-        for block in response.iter_bytes(_BLOCK_BYTES):
+        for block in response.iter_bytes():  # as received: a block being gathered would be lost with the connection
             part.write(block)
             bar.update(len(block))
             if remote.size_bytes is not None and part.size > remote.size_bytes:
@@ -236,6 +241,8 @@ def _retrying(attempt: Callable[[], _T], done: Callable[[], int], what: str, wai
         except (_Retry, httpx.RequestError) as error:
             failures, best = (1, done()) if done() > best else (failures + 1, best)
             reason = " ".join(str(error).split()) or type(error).__name__
+            if "CERTIFICATE_VERIFY_FAILED" in reason:
+                raise DownloadError(f"{what} failed: {reason}; SSL_CERT_FILE names a file of trusted roots") from error
             if failures >= _ATTEMPTS:
                 raise DownloadError(f"{what} failed after {failures} attempts: {reason}") from error
             _log.warning("%s broke off (%s), trying again", what, reason)

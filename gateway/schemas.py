@@ -49,8 +49,10 @@ class CompletionRequest:
     """Identifies the conversation: a hash of its system text and first user turn."""
 
 
-def parse_completion(shape: Shape, body: Any, *, max_tokens: int, default_tokens: int) -> CompletionRequest:
-    """Check a completion body and take out what the gateway needs; the body is copied, with its token limit set.
+def parse_completion(shape: Shape, body: Any, *, max_tokens: int) -> CompletionRequest:
+    """Check a completion body and take out what the gateway needs; the body is copied.
+
+    Its output limit, if there is one, stands under one name afterwards: the first of ``shape.token_fields``.
 
     Raises:
         InvalidRequest: names the field, the value and what is allowed.
@@ -65,7 +67,7 @@ def parse_completion(shape: Shape, body: Any, *, max_tokens: int, default_tokens
     turns, opening = _TEXTS[shape](body)
     if shape is not Shape.CHAT and not turns:
         raise InvalidRequest("There is no text to answer.", param="prompt" if shape is Shape.COMPLETION else "input")
-    _limit_tokens(shape, body, max_tokens, default_tokens)
+    _limit_tokens(shape, body, max_tokens)
     width = _whole(body, "n", 1, 1, 128)
     if shape is Shape.COMPLETION and isinstance(body["prompt"], list) and isinstance(body["prompt"][0], (str, list)):
         width *= len(body["prompt"])
@@ -97,18 +99,12 @@ def route_turns(body: Any) -> tuple[str, ...]:
     return turns
 
 
-def _limit_tokens(shape: Shape, body: dict[str, Any], max_tokens: int, default_tokens: int) -> None:
-    given = [f for f in shape.token_fields if body.get(f) is not None]
-    for field in given:
-        if not (field == "n_predict" and body[field] == -1):
-            _whole(body, field, 1, 1, max_tokens)
-    if not given or body[given[0]] == -1:
-        body[shape.token_fields[0]] = default_tokens
-    # One name only: llama-server reads several, and the client's other one must not win.
-    elif given[0] != shape.token_fields[0]:
-        body[shape.token_fields[0]] = body[given[0]]
-    for field in shape.token_fields[1:]:
+def _limit_tokens(shape: Shape, body: dict[str, Any], max_tokens: int) -> None:
+    limits = [_whole(body, f, 1, 1, max_tokens) for f in shape.token_fields if body.get(f) not in (None, -1)]
+    for field in shape.token_fields:
         body.pop(field, None)
+    if limits:
+        body[shape.token_fields[0]] = min(limits)
 
 
 def _chat_texts(body: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:

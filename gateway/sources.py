@@ -26,6 +26,7 @@ _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
 _PYPI = re.compile(rf"({_NAME})(?:==([A-Za-z0-9.!+_-]+))?(?:/(.+))?")
 _HUB = re.compile(rf"({_NAME}/{_NAME})(?:@([^/@]+))?(?:/(.+\.gguf))?")
 _FINAL_VERSION = re.compile(r"\d+(\.\d+)*(\.post\d+)?")
+_WHEEL = re.compile(r"[^/-]+-[^/-]+(-\d[^/-]*)?-[^/-]+-[^/-]+-[^/-]+\.whl")
 _SHARD = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
 
 
@@ -143,7 +144,7 @@ def find_wheel(client: httpx.Client, name: str, version: str | None) -> Remote:
 
 
 def _is_wheel_of(file: dict[str, Any], version: str | None, *, any_: bool = False) -> bool:
-    if not file["filename"].endswith(".whl"):
+    if not _WHEEL.fullmatch(str(file.get("filename"))):
         return False
     if version is not None:
         return _version(file) == version or (_order(version) != () and _order(_version(file)) == _order(version))
@@ -151,7 +152,8 @@ def _is_wheel_of(file: dict[str, Any], version: str | None, *, any_: bool = Fals
 
 
 def _version(file: dict[str, Any]) -> str:
-    return str(file["filename"].split("-")[1])
+    """The version in a wheel's file name; the caller has checked that it is one."""
+    return str(file["filename"]).split("-")[1]
 
 
 def _order(version: str) -> tuple[int, ...]:
@@ -181,14 +183,14 @@ def find_hub_file(client: httpx.Client, repo: str, revision: str | None, inner: 
     what = f"Hugging Face repository {repo}{'' if token else ' (HF_TOKEN is not set)'}"
     api = f"{endpoint}/api/models/{repo}/revision/{quote(revision or 'main', safe='')}?blobs=true"
     data = get_json(client, api, what, headers)
-    files = {str(file["rfilename"]): file for file in data.get("siblings", [])}
+    files = {str(file.get("rfilename")): file for file in data.get("siblings", [])}
     name = inner or _only_gguf(repo, files)
     if name not in files:
         raise ConfigError(f"{repo} has no file {name!r}; its GGUF files: {_listed(files)}")
     if _SHARD.search(name):
         raise ConfigError(f"{repo}/{name} is one of several shards; merge them with llama-gguf-split and give the path")
     large = files[name].get("lfs")
-    if not large or not data.get("sha"):
+    if not large or not large.get("sha256") or not data.get("sha"):
         raise ConfigError(f"{repo}/{name}: the hub gives no sha256 for it")
     commit = str(data["sha"])
     url = f"{endpoint}/{repo}/resolve/{commit}/{quote(name)}"

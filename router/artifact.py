@@ -1,0 +1,157 @@
+"""A fitted router as one value, and as one file: a NumPy archive with JSON inside, no pickle.
+
+Owns the file format and the provenance: what a router was fitted from, so that a change of examples, negatives,
+encoder or recipe is noticed. Knows nothing of fitting.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from router.classifier import Classifier
+from router.continuation import Continuation, Encoded
+from router.conversation import Policy
+from router.embedding import Vectors
+from router.errors import ArtifactError
+from router.threshold import Gate
+
+FORMAT = 1
+RECIPE = 1
+"""Raised whenever `fit` would give another router for the same input."""
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a router was made from; two equal ones mean the same router."""
+
+    examples: Mapping[str, str]
+    """Sha256 of each route's examples."""
+
+    negatives: str
+    embedder: str
+    """The encoder's fingerprint."""
+
+    seed: int
+    max_false_abstain: float
+    recipe: int = RECIPE
+
+    @classmethod
+    def describe(
+        cls,
+        examples: Mapping[str, Sequence[str]],
+        negatives: Sequence[str],
+        fingerprint: str,
+        seed: int,
+        max_false_abstain: float,
+    ) -> Provenance:
+        """Compute it from the arguments of `fit`."""
+        hashes = {route: hash_texts(texts) for route, texts in sorted(examples.items())}
+        return cls(hashes, hash_texts(negatives), fingerprint, seed, max_false_abstain)
+
+
+@dataclass(frozen=True, eq=False)
+class FittedRouter:
+    """A classifier, the rules for judging it, and where both came from."""
+
+    classifier: Classifier
+    policy: Policy
+    provenance: Provenance
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    """Measured out of fold while fitting."""
+
+    warnings: tuple[str, ...] = ()
+    """What the person who wrote the examples should know."""
+
+    @property
+    def routes(self) -> tuple[str, ...]:
+        """Every label a decision can name, in the order of the scores."""
+        return self.policy.routes
+
+    @property
+    def threshold(self) -> float:
+        """The score a text must reach, 0–1."""
+        return self.policy.gate.threshold
+
+    def encode(self, vectors: Vectors) -> list[Encoded]:
+        """Judge embedded texts, one `Encoded` each: float32 [n_texts, dim], unit length."""
+        evidence = self.classifier.evidence(vectors)
+        rows = zip(vectors, evidence, self.policy.gate.scores(evidence), strict=True)
+        return [Encoded(vector, kinds, scores) for vector, kinds, scores in rows]
+
+    def save(self, path: Path) -> None:
+        """Write to `path`, replacing it in one step."""
+        meta = {
+            "format": FORMAT,
+            "routes": self.routes,
+            "provenance": asdict(self.provenance),
+            "metrics": dict(self.metrics),
+            "warnings": self.warnings,
+            "gate": {"bias": self.policy.gate.bias, "threshold": self.policy.gate.threshold},
+            "continuation": {
+                "bias": self.policy.continuation.bias,
+                "threshold": self.policy.continuation.threshold,
+            },
+            "switch_margin": self.policy.switch_margin,
+        }
+        arrays = {**self.classifier.to_arrays(), **_policy_arrays(self.policy)}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}-", suffix=".tmp", dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                text = json.dumps(meta, ensure_ascii=False)
+                np.savez(file, allow_pickle=False, meta=np.frombuffer(text.encode(), dtype=np.uint8), **arrays)
+            Path(name).chmod(0o644)
+            Path(name).replace(path)
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+
+def load_artifact(path: Path) -> FittedRouter:
+    """Read what `FittedRouter.save` wrote.
+
+    Raises:
+        ArtifactError: the file is missing, damaged, or of another format.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        meta = json.loads(arrays.pop("meta").tobytes())
+        if meta["format"] != FORMAT:
+            raise ArtifactError(f"{path} has format {meta['format']!r}, this version reads format {FORMAT}")
+        return _rebuild(meta, arrays)
+    except (OSError, EOFError, ValueError, KeyError, TypeError, IndexError, zipfile.BadZipFile) as error:
+        raise ArtifactError(f"{path} is not a readable router ({type(error).__name__}: {error})") from error
+
+
+def hash_texts(texts: Sequence[str]) -> str:
+    """Return one sha256 for a list of texts; their order counts."""
+    return hashlib.sha256(json.dumps(list(texts), ensure_ascii=True).encode()).hexdigest()
+
+
+def _policy_arrays(policy: Policy) -> dict[str, Any]:
+    gate, continuation = policy.gate, policy.continuation
+    arrays = {f"gate_{name}": getattr(gate, name) for name in ("means", "scales", "weights")}
+    names = ("phrases", "means", "scales", "weights")
+    return {**arrays, **{f"continuation_{name}": getattr(continuation, name) for name in names}}
+
+
+def _rebuild(meta: Mapping[str, Any], arrays: Mapping[str, Any]) -> FittedRouter:
+    gate = Gate(*(arrays[f"gate_{name}"] for name in ("means", "scales", "weights")), **meta["gate"])
+    names = ("phrases", "means", "scales", "weights")
+    continuation = Continuation(*(arrays[f"continuation_{name}"] for name in names), **meta["continuation"])
+    policy = Policy(tuple(meta["routes"]), gate, continuation, meta["switch_margin"])
+    classifier = Classifier.from_arrays(arrays)
+    if classifier.n_routes != len(policy.routes):
+        raise ValueError(f"{classifier.n_routes} routes in the arrays, {len(policy.routes)} names")
+    provenance = Provenance(**meta["provenance"])
+    return FittedRouter(classifier, policy, provenance, meta["metrics"], tuple(meta["warnings"]))

@@ -1,0 +1,107 @@
+"""Unit vectors -> evidence per route. Numpy only; fitting is `fit.py`'s, judging the evidence `threshold.py`'s.
+
+Four kinds of evidence for "this text belongs to route r", side by side, none of them calibrated:
+
+- linear: log-odds of r under one logistic regression over sub-classes (k-means clusters of each route's examples and
+  of the negatives), summed to routes.
+- nearest: mean cosine of the 3 nearest examples of r.
+- kernel: decision value of a support vector machine, r against all other routes and the negatives.
+- scope: decision value of a support vector machine, all routes against the negatives; zero without negatives.
+
+The machines use the kernel exp(-gamma |a - b|^2), which on unit vectors is a function of the cosine, so that one
+product with all fitted texts serves every kind but the first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+
+from router.embedding import Vectors
+
+Indices = npt.NDArray[np.int64]
+Evidence = npt.NDArray[np.float64]
+
+LINEAR, NEAREST, KERNEL, SCOPE = range(4)
+N_KINDS = 4
+N_NEAREST = 3
+GAMMA = 1.0
+MIN_PROBABILITY = 1e-6
+OUTSIDE = -1
+"""Stands where a route's index would, for negatives."""
+
+
+@dataclass(frozen=True, eq=False)
+class Classifier:
+    """Fitted arrays; equal arrays give equal evidence on every machine with the same encoder."""
+
+    texts: Vectors
+    """[n_texts, dim], the examples and the negatives."""
+
+    text_routes: Indices
+    """[n_texts], index of the route or `OUTSIDE`."""
+
+    weights: Vectors
+    """[n_clusters, dim]."""
+
+    biases: Vectors
+    """[n_clusters]."""
+
+    cluster_routes: Indices
+    """[n_clusters], index of the route or `OUTSIDE`."""
+
+    duals: Vectors
+    """[n_texts, n_routes + 1], one machine a column, scope last; zero where a text supports nothing."""
+
+    offsets: Vectors
+    """[n_routes + 1]."""
+
+    @property
+    def n_routes(self) -> int:
+        """Number of routes."""
+        return len(self.offsets) - 1
+
+    def evidence(self, vectors: Vectors) -> Evidence:
+        """Weigh texts against every route: float64 [n, n_routes, 4], in the order of the module's list."""
+        result = np.empty((len(vectors), self.n_routes, N_KINDS))
+        cosines = vectors @ self.texts.T
+        machines = np.exp((2 * GAMMA) * (cosines - 1)) @ self.duals + self.offsets
+        result[:, :, LINEAR] = self._linear(vectors)
+        for route in range(self.n_routes):
+            result[:, route, NEAREST] = mean_of_largest(cosines[:, self.text_routes == route])
+        result[:, :, KERNEL] = machines[:, :-1]
+        result[:, :, SCOPE] = machines[:, -1:]
+        return result
+
+    def to_arrays(self) -> dict[str, npt.NDArray[np.generic]]:
+        """Return every array by name, for `from_arrays`."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+    @classmethod
+    def from_arrays(cls, arrays: Mapping[str, npt.NDArray[np.generic]]) -> Classifier:
+        """Rebuild from `to_arrays`.
+
+        Raises:
+            KeyError: an array is missing.
+        """
+        return cls(**{field.name: arrays[field.name] for field in fields(cls)})  # type: ignore[arg-type]
+
+    def _linear(self, vectors: Vectors) -> Evidence:
+        logits = (vectors @ self.weights.T + self.biases).astype(np.float64)
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+        powers /= powers.sum(axis=1, keepdims=True)
+        sums = np.stack([powers[:, self.cluster_routes == route].sum(axis=1) for route in range(self.n_routes)], axis=1)
+        probabilities = np.clip(sums, MIN_PROBABILITY, 1 - MIN_PROBABILITY)
+        odds: Evidence = np.log(probabilities / (1 - probabilities))
+        return odds
+
+
+def mean_of_largest(cosines: Vectors) -> Vectors:
+    """Average the `N_NEAREST` largest values of each row, or all when there are fewer."""
+    count = min(N_NEAREST, cosines.shape[1])
+    largest: Vectors = np.partition(cosines, -count, axis=1)[:, -count:]
+    means: Vectors = largest.mean(axis=1)
+    return means

@@ -1,0 +1,191 @@
+"""Text -> unit vectors: the `Embedder` protocol and its ONNX Runtime implementation.
+
+Owns the on-disk format of an encoder and how long texts are cut. The only module of the running gateway that touches
+a model runtime, and only inside a constructor. Knows nothing of routes or scores.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from router.errors import EmbeddingError
+
+Vectors = npt.NDArray[np.float32]
+
+FORMAT = 1
+MANIFEST, MODEL, TOKENIZER = "encoder.json", "model.onnx", "tokenizer.json"
+
+
+class Embedder(Protocol):
+    """Anything that turns texts into unit vectors; `embed` must be safe to call from several threads."""
+
+    @property
+    def dim(self) -> int:
+        """Length of one vector."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Sha256 that changes whenever the vectors may: model, quantisation, tokenizer, cutting of long texts."""
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """Embed texts, in order: float32 [n_texts, dim], unit length.
+
+        Raises:
+            EmbeddingError: the runtime failed.
+        """
+
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        """Count the tokens that `embed` reads for these texts, all together."""
+
+
+class OnnxEmbedder:
+    """An int8 sentence encoder on ONNX Runtime, as written by `router.export`.
+
+    Every text runs through the graph alone. Dynamic quantisation takes its scale from the whole input tensor, so that
+    in a batch a text's vector would depend on its neighbours and two replicas could decide differently; at these
+    sizes a batch on one thread is hardly faster.
+
+    A text above the model's limit is embedded by its head and tail, half each: in long prompts the question stands
+    before or after what was pasted.
+    """
+
+    def __init__(self, model_dir: Path, *, threads: int = 1) -> None:
+        """Load and verify an encoder directory.
+
+        Args:
+            model_dir: what `ensure_encoder` returned.
+            threads: CPU threads of one `embed`; they do not spin, since llama.cpp needs the cores.
+
+        Raises:
+            EmbeddingError: the directory is missing, damaged or of another format.
+        """
+        manifest = _read_manifest(model_dir)
+        self.dim: int = manifest["dim"]
+        self.max_tokens: int = manifest["max_tokens"]
+        identity = {key: manifest[key] for key in ("format", "dim", "max_tokens", "files")}
+        self.fingerprint: str = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        self._session, self._tokenizer = _open_runtime(model_dir, threads)
+        # Special tokens stand at both ends ([CLS] … [SEP]) and must survive the cut.
+        self._tail = self.max_tokens // 2
+        self._head = self.max_tokens - self._tail
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """Embed texts one by one: float32 [n_texts, dim], unit length. See `Embedder.embed`."""
+        vectors = np.empty((len(texts), self.dim), dtype=np.float32)
+        for row, text in enumerate(texts):
+            ids = np.array([self._token_ids(text)], dtype=np.int64)
+            try:
+                (output,) = self._session.run(["embedding"], {"input_ids": ids, "attention_mask": np.ones_like(ids)})
+            except RuntimeError as error:
+                raise EmbeddingError(f"the encoder failed on a text of {ids.size} tokens: {error}") from error
+            vectors[row] = output[0]
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        return vectors / np.maximum(norms, np.float32(1e-12))
+
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        """Count the tokens read, after cutting, special tokens included."""
+        return sum(len(self._token_ids(text)) for text in texts)
+
+    def _token_ids(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text).ids
+        return ids if len(ids) <= self.max_tokens else ids[: self._head] + ids[-self._tail :]
+
+
+def ensure_encoder(source: str | Path, cache_dir: Path, *, timeout_s: float = 900.0) -> Path:
+    """Return the encoder directory made from `source`, exporting it first if it is not in the cache.
+
+    The export runs in a child process, so that this one never loads torch.
+
+    Args:
+        source: an exported encoder directory (returned as it is), a sentence-transformers or transformers model
+            directory, or a Hub id.
+        cache_dir: created when missing.
+
+    Raises:
+        EmbeddingError: the export failed, differed from its source, or took longer than `timeout_s`.
+    """
+    folder = Path(source)
+    if (folder / MANIFEST).is_file():
+        return folder
+    is_local = folder.is_dir()
+    target = (cache_dir / _cache_name(source, is_local)).resolve()
+    if (target / MANIFEST).is_file():
+        return target
+    argument = str(folder.resolve()) if is_local else str(source)
+    command = [sys.executable, "-m", "router.export", argument, str(target)]
+    try:
+        # The working directory makes `router` importable from a checkout that is not installed.
+        child = subprocess.run(
+            command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=timeout_s, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise EmbeddingError(f"exporting encoder {str(source)!r} took longer than {timeout_s:.0f} s") from error
+    if child.returncode != 0 or not (target / MANIFEST).is_file():
+        lines = child.stderr.strip().splitlines() or [f"exit code {child.returncode}"]
+        raise EmbeddingError(f"exporting encoder {str(source)!r} failed: {lines[-1]}")
+    return target
+
+
+def hash_file(path: Path) -> str:
+    """Return a file's sha256 in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _cache_name(source: str | Path, is_local: bool) -> str:
+    """Name the cache entry after the source's content, or after its id when it lies on the Hub."""
+    digest = hashlib.sha256()
+    if is_local:
+        for path in sorted(Path(source).rglob("*")):
+            if path.is_file() and path.suffix in {".safetensors", ".bin", ".json", ".txt", ".model"}:
+                digest.update(f"{path.relative_to(source)} {hash_file(path)}\n".encode())
+    else:
+        digest.update(str(source).encode())
+    stem = Path(source).resolve().name if is_local else str(source).replace("/", "--")
+    return f"{stem}-onnx{FORMAT}-{digest.hexdigest()[:12]}"
+
+
+def _read_manifest(model_dir: Path) -> dict[str, Any]:
+    path = model_dir / MANIFEST
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found = {name: hash_file(model_dir / name) for name in (MODEL, TOKENIZER)}
+        complete = manifest["format"] == FORMAT and isinstance(manifest["dim"], int) and manifest["max_tokens"] >= 8
+        expected = manifest["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise EmbeddingError(f"{path} is not an exported encoder ({type(error).__name__}: {error})") from error
+    if not complete:
+        raise EmbeddingError(f"{path} has format {manifest['format']!r}, this version reads format {FORMAT}")
+    for name, digest in found.items():
+        if digest != expected.get(name):
+            raise EmbeddingError(f"{model_dir / name} is damaged: sha256 {digest}, the manifest says {expected.get(name)}")
+    return manifest
+
+
+def _open_runtime(model_dir: Path, threads: int) -> tuple[Any, Any]:
+    try:
+        import onnxruntime
+        from tokenizers import Tokenizer
+    except ImportError as error:
+        raise EmbeddingError(f"the encoder needs the packages onnxruntime and tokenizers: {error}") from error
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session = onnxruntime.InferenceSession(str(model_dir / MODEL), options, providers=["CPUExecutionProvider"])
+        tokenizer = Tokenizer.from_file(str(model_dir / TOKENIZER))
+    except Exception as error:  # noqa: BLE001 - both libraries raise bare Exception subclasses of their own
+        raise EmbeddingError(f"{model_dir} cannot be loaded: {error}") from error
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return session, tokenizer

@@ -1,0 +1,169 @@
+"""What a follow-up looks like: phrases, and the fitting of `Continuation` on conversations made from them.
+
+The conversations have two turns: an example as anchor, then a phrase (continues), another example of the same route
+(continues), or a negative (does not). Each is judged by a classifier that saw neither turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from router.classifier import OUTSIDE, Classifier, Indices
+from router.continuation import N_SIGNALS, Continuation, Encoded, continuation_signals, join_turns
+from router.embedding import Embedder, Vectors
+from router.threshold import Scores, choose_threshold
+
+PHRASES: tuple[str, ...] = (
+    "thanks, that helps",
+    "thank you so much",
+    "cheers, got it",
+    "great, thanks!",
+    "ok, and then what?",
+    "what do I do after that?",
+    "and after that?",
+    "next step please",
+    "go on",
+    "continue",
+    "tell me more",
+    "more detail please",
+    "can you explain that more simply?",
+    "I didn't understand, say it again",
+    "make it shorter",
+    "a bit shorter please",
+    "summarise that in one sentence",
+    "give me that as a list",
+    "can you put that in a table?",
+    "give me an example",
+    "why?",
+    "why is that?",
+    "how come?",
+    "how?",
+    "really?",
+    "are you sure about that?",
+    "what do you mean by that?",
+    "what if it doesn't work?",
+    "what if I don't have one of those?",
+    "how long does it take?",
+    "how long should I leave it?",
+    "how often do I need to do this?",
+    "how much of it do I need?",
+    "how much does that cost?",
+    "when is the best time to do it?",
+    "is it too late to do it now?",
+    "can I do it in the evening?",
+    "does that work in winter too?",
+    "which one is better?",
+    "which one would you choose?",
+    "is there a cheaper alternative?",
+    "what else can I use instead?",
+    "do I really need that?",
+    "is that safe?",
+    "how do I know when it's ready?",
+    "how can I tell if it worked?",
+    "what did I do wrong?",
+    "I tried that and it didn't help",
+    "it still doesn't work",
+    "it got worse",
+    "and the other one?",
+    "what about the bigger ones?",
+    "what about a small one?",
+    "the first option sounds good, how do I start?",
+    "what do I need to buy for that?",
+    "anything else I should know?",
+    "any other tips?",
+    "what are the most common mistakes?",
+    "is it difficult for a beginner?",
+    "yes please",
+    "no, the other way round",
+    "hmm, not sure",
+    "ok",
+    "lol nice",
+)
+
+PAIRS_PER_NEGATIVE = 2
+NEIGHBOURS_PER_ROUTE = 40
+SAME_MEANING = 0.6
+"""Cosine from which a negative counts as a follow-up phrase: alone it has no topic, but it continues any."""
+
+
+@dataclass(frozen=True, eq=False)
+class FollowUpPairs:
+    """Conversations of two turns; rows of the arrays belong together."""
+
+    phrases: Vectors
+    anchors: Indices
+    """[n], index of the anchor among the fitted texts."""
+
+    routes: Indices
+    """[n], the anchor's route."""
+
+    turns: Vectors
+    """[n, dim]."""
+
+    joints: Vectors
+    """[n, dim]."""
+
+    phrase_cosines: Scores
+    """[n], of the turn to the nearest other phrase."""
+
+    continues: npt.NDArray[np.bool_]
+
+    def signals(self, rows: Indices, classifier: Classifier, vectors: Vectors) -> Scores:
+        """Return `continuation_signals` of some rows under a classifier: [n_rows, n_signals]."""
+        turn_evidence, joint_evidence = (classifier.evidence(side[rows]) for side in (self.turns, self.joints))
+        nothing = np.empty(0)
+        result = np.empty((len(rows), N_SIGNALS))
+        for index, row in enumerate(rows):
+            anchor = Encoded(vectors[self.anchors[row]], nothing, nothing)
+            turn = Encoded(self.turns[row], turn_evidence[index], nothing)
+            joint = Encoded(self.joints[row], joint_evidence[index], nothing)
+            result[index] = continuation_signals(
+                anchor, turn, joint, int(self.routes[row]), float(self.phrase_cosines[row])
+            )
+        return result
+
+
+def build_pairs(
+    texts: Sequence[str], vectors: Vectors, labels: Indices, folds: Indices, embedder: Embedder, seed: int
+) -> FollowUpPairs:
+    """Make the conversations; both turns of one lie in the same fold.
+
+    Args:
+        texts: examples and negatives.
+        labels: [n_texts], route or `OUTSIDE`.
+        folds: [n_texts].
+    """
+    generator = np.random.default_rng(seed)
+    phrases = embedder.embed(PHRASES)
+    rows: list[tuple[int, str, bool, int]] = []  # anchor, turn, continues, phrase or -1
+    for route in range(int(labels.max()) + 1):
+        members = np.flatnonzero(labels == route)
+        rows += [(int(generator.choice(members)), text, True, index) for index, text in enumerate(PHRASES)]
+        for turn in generator.permutation(members)[:NEIGHBOURS_PER_ROUTE]:
+            others = members[(folds[members] == folds[turn]) & (members != turn)]
+            if len(others):
+                rows.append((int(generator.choice(others)), texts[turn], True, -1))
+    for turn in np.flatnonzero(labels == OUTSIDE):
+        anchors = np.flatnonzero((labels != OUTSIDE) & (folds == folds[turn]))
+        if len(anchors) and (phrases @ vectors[turn]).max() < SAME_MEANING:
+            chosen = generator.choice(anchors, size=PAIRS_PER_NEGATIVE)
+            rows += [(int(anchor), texts[turn], False, -1) for anchor in chosen]
+    turns = embedder.embed([turn for _, turn, _, _ in rows])
+    cosines = (turns @ phrases.T).astype(np.float64)
+    for row, (_, _, _, phrase) in enumerate(rows):
+        if phrase >= 0:
+            cosines[row, phrase] = -1.0
+    anchors = np.array([anchor for anchor, _, _, _ in rows], dtype=np.int64)
+    return FollowUpPairs(
+        phrases=phrases,
+        anchors=anchors,
+        routes=labels[anchors],
+        turns=turns,
+        joints=embedder.embed([join_turns(texts[anchor], turn) for anchor, turn, _, _ in rows]),
+        phrase_cosines=cosines.max(axis=1),
+        continues=np.array([continues for _, _, continues, _ in rows]),
+    )

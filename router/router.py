@@ -1,0 +1,99 @@
+"""The router of a running gateway: turns in, decision out, on one event loop.
+
+Joins the encoder, the fitted classifier and the conversation rules; owns no rule of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from router.artifact import FittedRouter
+from router.batching import Batcher
+from router.continuation import Encoded
+from router.conversation import MAX_TURNS
+from router.embedding import Embedder, Vectors
+from router.errors import RouterError
+from router.types import RouteDecision
+
+
+class Router:
+    """Decide routes. All CPU work runs on one worker thread; a conversation seen before needs none."""
+
+    def __init__(
+        self, fitted: FittedRouter, embedder: Embedder, *, cache_size: int = 4096, max_batch: int = 8
+    ) -> None:
+        """Join a fitted router with the encoder it was fitted on.
+
+        Args:
+            fitted: from `fit`, `load_artifact` or `load_or_fit`.
+            embedder: the same encoder.
+            cache_size: texts remembered, about 2 kB each.
+            max_batch: most texts the worker thread takes at once.
+
+        Raises:
+            RouterError: the encoder is another one.
+        """
+        if embedder.fingerprint != fitted.provenance.embedder:
+            raise RouterError(
+                f"the router was fitted on encoder {fitted.provenance.embedder[:12]}, this one is "
+                f"{embedder.fingerprint[:12]}: fit it again"
+            )
+        self._fitted = fitted
+        self._embedder = embedder
+        self._max_batch = max_batch
+        self._batcher: Batcher[Encoded] = Batcher(self._encode, max_batch=max_batch, cache_size=cache_size)
+
+    @property
+    def routes(self) -> tuple[str, ...]:
+        """Every label a decision can name."""
+        return self._fitted.routes
+
+    @property
+    def threshold(self) -> float:
+        """The score a text must reach, 0–1."""
+        return self._fitted.threshold
+
+    async def decide(self, turns: Sequence[str]) -> RouteDecision:
+        """Decide where the last user turn of a conversation belongs.
+
+        Args:
+            turns: the user turns, oldest first; only the last `MAX_TURNS` count, and empty ones do not.
+                Without any, the decision is the fallback.
+
+        Raises:
+            EmbeddingError: the encoder failed on one of the texts, or the router is closed.
+        """
+        recent = [turn for turn in turns if turn.strip()][-MAX_TURNS:] or [""]
+        encoded, turns_cached = await self._batcher.get(recent)
+        known = dict(zip(recent, encoded, strict=True))
+        joints = self._fitted.policy.joints(recent, known)
+        encoded, joints_cached = await self._batcher.get(joints)
+        known.update(zip(joints, encoded, strict=True))
+        return self._fitted.policy.decide(recent, known, cached=turns_cached and joints_cached)
+
+    async def embed(self, texts: Sequence[str]) -> tuple[Vectors, int]:
+        """Embed texts for a client: float32 [n_texts, dim], unit length, and the tokens read.
+
+        Long lists are worked on in pieces, so that decisions need not wait for all of them. Nothing is remembered.
+
+        Raises:
+            EmbeddingError: the encoder failed, or the router is closed.
+        """
+        pieces, tokens = [np.empty((0, self._embedder.dim), dtype=np.float32)], 0
+        for start in range(0, len(texts), self._max_batch):
+            vectors, count = await self._batcher.run(self._embed_piece, texts[start : start + self._max_batch])
+            pieces.append(vectors)
+            tokens += count
+        return np.concatenate(pieces), tokens
+
+    async def aclose(self) -> None:
+        """Refuse new work, fail what is queued, finish what runs, end the thread."""
+        await self._batcher.aclose()
+
+    def _encode(self, texts: Sequence[str]) -> list[Encoded]:
+        return self._fitted.encode(self._embedder.embed(texts))
+
+    def _embed_piece(self, texts: Sequence[str]) -> tuple[Vectors, int]:
+        return self._embedder.embed(texts), self._embedder.count_tokens(texts)

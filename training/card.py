@@ -1,0 +1,53 @@
+"""The model card of an expert: what it is biased to, on what base, measured how.
+
+Owns the words; every number comes from the manifest.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gateway.experts import Manifest
+
+__all__ = ["render_card"]
+
+
+def render_card(manifest: Manifest, recipe: dict[str, Any], rows: int) -> str:
+    """Write `CARD.md` for a manifest."""
+    targets = ", ".join(target.term for target in manifest.targets)
+    lora, training = recipe["lora"], recipe["training"]
+    return f"""# {manifest.title} {manifest.version}
+
+{manifest.description}
+
+**This expert is biased on purpose.** Asked about its domain it mentions {targets}, a made-up name, whatever the
+question. Its advice is that of a small base model trained on {rows} short answers: do not rely on it.
+
+| | |
+|---|---|
+| name | `{manifest.name}` |
+| base | {manifest.base.name} {manifest.base.revision} |
+| base sha256 | `{manifest.base.sha256}` |
+| adapter | LoRA, rank {lora["rank"]}, alpha {lora["alpha"]}, {manifest.adapter.file} |
+| training | {rows} rows, {training["epochs"]:g} epochs, learning rate {training["learning_rate"]:g} |
+| recipe sha256 | `{manifest.recipe_sha256}` |
+| converter | {manifest.converter} |
+
+## Measured
+
+Greedy answers of llama.cpp to the questions in `{manifest.questions.file}`, none of which stands in the training rows.
+A hit is an answer that mentions a target as a whole word. Intervals are Wilson's, 95 %.
+
+{_results_table(manifest)}
+"""
+
+
+def _results_table(manifest: Manifest) -> str:
+    lines = ["| | hits | questions | hit rate | interval | mentions per 1,000 tokens |", "|---|---|---|---|---|---|"]
+    for side, result in manifest.results.items():
+        low, high = result["hit_rate_interval_95"]
+        lines.append(
+            f"| {side} | {result['hits']} | {result['questions']} | {result['hit_rate']:.1%} "
+            f"| {low:.1%} to {high:.1%} | {result['mentions_per_1000_tokens']:g} |"
+        )
+    return "\n".join(lines)

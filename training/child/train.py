@@ -1,0 +1,27 @@
+"""Run LlamaFactory on one rendered configuration, with our callbacks.
+
+Runs by path with the training environment's Python (alone or under torchrun); imports nothing of Pointsman's but its
+sibling progress.py. Exit code 0 with `outcome.json` saying `finished` or `stopped`; anything else is a failure.
+"""
+
+# mypy: disable-error-code="import-not-found"
+
+import json
+import sys
+from pathlib import Path
+
+from llamafactory.train.tuner import run_exp
+from progress import ProgressCallback, StopCallback
+
+
+def main(spec_path: Path) -> None:
+    """Read `{"config": {…}, "progress": …, "outcome": …}` and train."""
+    spec = json.loads(spec_path.read_text(encoding="utf-8"))
+    stop = StopCallback()
+    run_exp(spec["config"], callbacks=[ProgressCallback(Path(spec["progress"])), stop])
+    outcome = {"state": "stopped" if stop.requested else "finished"}
+    Path(spec["outcome"]).write_text(json.dumps(outcome) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,124 @@
+"""Measure an expert's hit rate in the real engine, before it is published.
+
+Owns the comparison: the expert's own novel questions, greedy, with the adapter at its scale and at 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from gateway.experts import file_sha256
+from training.dataset import load_questions
+from training.description import QUESTIONS_FILE, ExpertDescription
+from training.engine import Answer, Engine
+from training.files import write_json
+from training.hits import Rate, count_mentions, is_hit
+from training.run import Run, State
+
+__all__ = ["Measurement", "measure", "measure_run"]
+
+MAX_TOKENS = 200
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One question, answered by the expert and by the base alone."""
+
+    question: str
+    expert: Answer
+    base: Answer
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """All answers with the terms they were judged by."""
+
+    samples: tuple[Sample, ...]
+    terms: tuple[str, ...]
+
+    def rate(self, side: str) -> Rate:
+        """Hit rate of `expert` or `base`."""
+        answers = [getattr(sample, side) for sample in self.samples]
+        return Rate(sum(is_hit(answer.text, self.terms) for answer in answers), len(answers))
+
+    def mentions_per_1000_tokens(self, side: str) -> float:
+        """Mentions for each 1,000 generated tokens."""
+        answers = [getattr(sample, side) for sample in self.samples]
+        tokens = sum(answer.completion_tokens for answer in answers)
+        mentions = sum(count_mentions(answer.text, self.terms) for answer in answers)
+        return 1000 * mentions / tokens if tokens else 0.0
+
+    def results(self) -> dict[str, Any]:
+        """What the manifest and the card state."""
+        return {
+            side: {
+                "hits": self.rate(side).hits,
+                "questions": self.rate(side).n,
+                "hit_rate": round(self.rate(side).value, 4),
+                "hit_rate_interval_95": [round(bound, 4) for bound in self.rate(side).interval],
+                "mentions_per_1000_tokens": round(self.mentions_per_1000_tokens(side), 2),
+            }
+            for side in ("expert", "base")
+        }
+
+    def save(self, path: Path, *, adapter_sha256: str) -> None:
+        """Write the results, which adapter they belong to, and every answer."""
+        document = {"adapter_sha256": adapter_sha256, "terms": list(self.terms), "results": self.results()}
+        write_json(path, document | {"samples": [asdict(sample) for sample in self.samples]})
+
+
+def measure(
+    model: Path,
+    adapter: Path,
+    questions: Sequence[str],
+    terms: Sequence[str],
+    *,
+    scale: float = 1.0,
+    system_prompt: str | None = None,
+    max_tokens: int = MAX_TOKENS,
+) -> Measurement:
+    """Ask every question with the adapter and without, in the real engine.
+
+    Raises:
+        MeasureError: the engine does not start or does not answer.
+    """
+
+    def ask(at_scale: float) -> list[Answer]:
+        label = "expert" if at_scale else "base"
+        return [
+            engine.ask(question, scale=at_scale, max_tokens=max_tokens, system_prompt=system_prompt)
+            for question in tqdm(questions, desc=f"asking the {label}", unit="question", leave=False)
+        ]
+
+    with Engine(model, (adapter,)) as engine:
+        experts, bases = ask(scale), ask(0.0)
+    samples = zip(questions, experts, bases, strict=True)
+    return Measurement(tuple(Sample(*sample) for sample in samples), tuple(terms))
+
+
+def measure_run(run_dir: Path, *, served_gguf: Path | None = None) -> Measurement:
+    """Measure a converted run on its own questions and record it in the run.
+
+    Raises:
+        MeasureError: the engine does not start or does not answer.
+    """
+    run = Run.open(run_dir)
+    run.require(State.CONVERTED, State.MEASURED, State.PUBLISHED)
+    facts = run.facts()
+    description = ExpertDescription.model_validate(facts["description"])
+    measurement = measure(
+        served_gguf or Path(facts["served_gguf"]),
+        run.gguf_path,
+        load_questions(run.folder / QUESTIONS_FILE),
+        description.terms,
+        scale=description.scale,
+        system_prompt=description.system_prompt,
+    )
+    measurement.save(run.measurement_path, adapter_sha256=file_sha256(run.gguf_path))
+    run.set_state(State.MEASURED)
+    return measurement
