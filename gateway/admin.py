@@ -70,7 +70,8 @@ async def experts(request: Request) -> dict[str, Any]:
     registry = gateway_of(request).registry
     return {
         "experts": [
-            {**expert.manifest.model_dump(mode="json"), "enabled": registry.is_enabled(expert.name)} for expert in registry
+            {**expert.manifest.model_dump(mode="json"), "enabled": registry.is_enabled(expert.name)}
+            for expert in registry
         ],
         "rejected": [{"name": row.name, "reason": row.reason} for row in registry.rejected],
     }

@@ -192,11 +192,7 @@ def _set_defaults(gateway: Gateway, wanted: CompletionRequest, expert: Expert | 
 
 
 def _headers(facts: Mapping[str, Any]) -> dict[str, str]:
-    return {
-        f"x-pointsman-{key.replace('_', '-')}": str(value)
-        for key, value in facts.items()
-        if value is not None
-    }
+    return {f"x-pointsman-{key.replace('_', '-')}": str(value) for key, value in facts.items() if value is not None}
 
 
 def _virtual(gateway: Gateway, name: str) -> dict[str, Any]:

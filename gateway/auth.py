@@ -77,7 +77,7 @@ def admin_key_file(cache_dir: Path) -> Path:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as out:
             out.write(secrets.token_urlsafe(32))
-        os.replace(temporary, path)
+        temporary.replace(path)
     return path
 
 

@@ -8,7 +8,6 @@ Source: llama.cpp ``tools/server``, build b11549; docs/ARCHITECTURE.md lists the
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import json
 import time
@@ -294,9 +293,11 @@ def _translated() -> Iterator[None]:
         yield
     except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
         raise BackendUnavailable(f"The backend cannot be reached: {error}") from error
-    except (TimeoutError, asyncio.TimeoutError) as error:
+    except TimeoutError as error:
         raise BackendTimeout("The backend sent nothing for too long.") from error
     except aiohttp.ClientError as error:
-        raise BackendUnavailable(f"The connection to the backend broke: {str(error) or type(error).__name__}") from error
+        raise BackendUnavailable(
+            f"The connection to the backend broke: {str(error) or type(error).__name__}"
+        ) from error
     except OSError as error:
         raise BackendUnavailable(f"The connection to the backend broke: {error}") from error

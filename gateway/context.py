@@ -74,7 +74,9 @@ class Record:
         if selection.reason != "named":
             metrics.route_seconds.observe(selection.route_s)
         if selection.score is not None and selection.scores:
-            metrics.scores.labels(max(selection.scores, key=lambda name: selection.scores[name])).observe(selection.score)
+            metrics.scores.labels(max(selection.scores, key=lambda name: selection.scores[name])).observe(
+                selection.score
+            )
         if selection.note and selection.note.startswith("router failed"):
             metrics.router_failures.inc()
 
@@ -98,7 +100,11 @@ class Record:
             metrics.first_token.labels(expert).observe(outcome.first_token_s - self._started)
         if outcome.completion_tokens > 1:
             metrics.per_token.labels(expert).observe(outcome.decode_s / outcome.completion_tokens)
-        counts = (("prompt", outcome.prompt_tokens), ("cached", outcome.cached_tokens), ("completion", outcome.completion_tokens))
+        counts = (
+            ("prompt", outcome.prompt_tokens),
+            ("cached", outcome.cached_tokens),
+            ("completion", outcome.completion_tokens),
+        )
         for type_, count in counts:
             if count:
                 metrics.tokens.labels(expert, type_).inc(count)
@@ -115,7 +121,11 @@ class Record:
             **self.extra,
         }
         if self.selection is not None:
-            facts |= {"requested": self.selection.requested, "reason": self.selection.reason, "score": self.selection.score}
+            facts |= {
+                "requested": self.selection.requested,
+                "reason": self.selection.reason,
+                "score": self.selection.score,
+            }
         if self.outcome.completion_tokens:
             facts |= {"prompt_tokens": self.outcome.prompt_tokens, "completion_tokens": self.outcome.completion_tokens}
         if self.outcome.first_token_s is not None:

@@ -139,7 +139,7 @@ class Engine:
             self._enlist(member)
             return missing
         unserved = await self._add(tuple(experts), first=False)
-        assert self._pool is not None  # noqa: S101 - start() has run
+        assert self._pool is not None
         for name in old:
             self._pool.retire(name)
         return unserved
@@ -226,14 +226,16 @@ class Engine:
             if member.process is not None and not member.process.running:
                 raise BackendStartError(f"the engine ended while starting: {member.process.last_words()}")
             if time.monotonic() > until:
-                raise BackendStartError(f"{member.backend.url}: no healthy llama-server within {self._config.start_s:g} s")
+                raise BackendStartError(
+                    f"{member.backend.url}: no healthy llama-server within {self._config.start_s:g} s"
+                )
             await asyncio.sleep(0.05)
 
     async def _check(self, member: _Member, *, first: bool) -> dict[str, str]:
         """Everything that must hold before a backend may serve; returns the experts it cannot serve, and why."""
         backend = member.backend
         props = await backend.load_props()
-        missing = {name: f"{backend.url} has not loaded this adapter" for name in await backend.load_adapters()}
+        missing = dict.fromkeys(await backend.load_adapters(), f"{backend.url} has not loaded this adapter")
         template = hashlib.sha256(props.chat_template.encode()).hexdigest()
         if self._config.kind == "url":
             for expert in member.experts:
@@ -255,7 +257,8 @@ class Engine:
         return missing
 
     def _enlist(self, member: _Member) -> None:
-        assert self._pool is not None and member.backend.props is not None  # noqa: S101 - _check() has run
+        assert self._pool is not None
+        assert member.backend.props is not None
         member.up = True
         self._pool.backend_up(
             member.backend.name, member.backend, slots=member.backend.props.slots, experts=member.backend.experts
@@ -295,7 +298,7 @@ class Engine:
 
     async def _until_trouble(self, member: _Member) -> None:
         """Return when the child has ended, a request has met a failure, or two health checks in a row failed."""
-        assert member.failed is not None  # noqa: S101 - set before the task starts
+        assert member.failed is not None
         waits: list[Callable[[], Awaitable[object]]] = [member.failed.wait, lambda: self._until_unhealthy(member)]
         if member.process is not None:
             waits.append(member.process.wait)
@@ -348,4 +351,3 @@ async def kv_is_safe(backend: Backend) -> bool:
         log.error("the engine reused another expert's KV", extra={"cache_n": reused, "prompt_n": read})
         return False
     return True
-

@@ -7,7 +7,6 @@ backends, adapter ids or HTTP.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import threading
 from collections.abc import Iterator, Mapping
@@ -145,7 +144,7 @@ class Manifest(_Strict):
         text = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
         temporary = path.with_name(path.name + ".tmp")
         temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+        temporary.replace(path)
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,7 +160,7 @@ class LeasePool:
         """Refuse new and queued requests, wait for the leases; True when all have ended within the limit (rule 9)."""
         self._perform(self.scheduler.shutdown())
         until = self._clock() + limit_s
-        while self.scheduler.leases and self._clock() < until:
+        while self.scheduler.leases and self._clock() < until:  # noqa: ASYNC110
             await asyncio.sleep(0.05)
         return not self.scheduler.leases
 

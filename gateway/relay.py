@@ -52,7 +52,13 @@ class Outcome:
 def error_event(error: GatewayError, shape: Shape) -> bytes:
     """An error after the first byte: the event that OpenAI's SDKs raise on, and the end of the stream."""
     if shape is Shape.RESPONSE:
-        data = {"type": "error", "code": error.code, "message": error.message, "param": error.param, "sequence_number": 0}
+        data = {
+            "type": "error",
+            "code": error.code,
+            "message": error.message,
+            "param": error.param,
+            "sequence_number": 0,
+        }
         return b"event: error\ndata: " + json.dumps(data).encode() + b"\n\n"
     return b"data: " + json.dumps(error.body()).encode() + b"\n\n" + _DONE
 
@@ -144,7 +150,11 @@ class Answer:
         outcome = self.outcome
         if outcome.first_token_s is None and _has_token(event):
             outcome.first_token_s = time.monotonic()
-        if b'"finish_reason":"' in event or b'"type":"response.completed"' in event or b'"type":"response.incomplete"' in event:
+        if (
+            b'"finish_reason":"' in event
+            or b'"type":"response.completed"' in event
+            or b'"type":"response.incomplete"' in event
+        ):
             outcome.finished = True
 
     def _mark(self, event: bytes) -> bytes:
@@ -169,7 +179,10 @@ class Answer:
 def _has_token(event: bytes) -> bool:
     if b'"content":null' in event:
         return False
-    return any(mark in event for mark in (b'"content":"', b'"text":"', b'"reasoning_content":"', b'"tool_calls":', b'"delta":"'))
+    return any(
+        mark in event
+        for mark in (b'"content":"', b'"text":"', b'"reasoning_content":"', b'"tool_calls":', b'"delta":"')
+    )
 
 
 def _error_in(event: bytes) -> BackendError:
@@ -240,5 +253,3 @@ class Relay:
             raise BackendTimeout("The request took longer than this gateway allows.", code="request_timeout") from error
         facts = {**selection.facts(), "backend": lease.backend, "queue_ms": round(lease.queue_s * 1000, 2)}
         return Answer(request, lease, backend, stream, events, first, facts, deadline_s, Outcome())
-
-

@@ -110,7 +110,9 @@ def _limit_tokens(shape: Shape, body: dict[str, Any], max_tokens: int) -> None:
 def _chat_texts(body: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
-        raise InvalidRequest(f"'messages' must be a list of at least one message, found {_kind(messages)}.", param="messages")
+        raise InvalidRequest(
+            f"'messages' must be a list of at least one message, found {_kind(messages)}.", param="messages"
+        )
     return _message_texts(messages, "messages")
 
 
@@ -140,7 +142,9 @@ def _content_text(content: Any, where: str) -> str:
     texts: list[str] = []
     for index, part in enumerate(content):
         if not isinstance(part, dict):
-            raise InvalidRequest(f"'{where}[{index}]' must be an object, found {_kind(part)}.", param=f"{where}[{index}]")
+            raise InvalidRequest(
+                f"'{where}[{index}]' must be an object, found {_kind(part)}.", param=f"{where}[{index}]"
+            )
         text = part.get("text")
         if text is not None and not isinstance(text, str):
             raise InvalidRequest(f"'{where}[{index}].text' must be a string, found {_kind(text)}.", param=where)
@@ -158,7 +162,8 @@ def _completion_texts(body: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
             # Token ids cannot be routed on: an empty turn, which the router answers with the fallback.
             return ("\n".join(texts),), "\n".join(texts) or repr(prompt)
     raise InvalidRequest(
-        f"'prompt' must be a string, a list of strings or a list of tokens, not empty; found {_kind(prompt)}.", param="prompt"
+        f"'prompt' must be a string, a list of strings or a list of tokens, not empty; found {_kind(prompt)}.",
+        param="prompt",
     )
 
 

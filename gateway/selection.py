@@ -1,6 +1,7 @@
 """From a request to an expert: named, routed, sticky or fallback. The one decision function of the gateway.
 
-Live traffic, ``/v1/route`` and evaluation all go through ``Selector.select``. Knows nothing of HTTP, leases or backends.
+Live traffic, ``/v1/route`` and ``pointsman route`` all go through ``Selector.select``. Knows nothing of HTTP, leases
+or backends.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class Selector:
             return self._fall_back(requested, started, note="there is nothing to route on")
         decision = await self.router.decide([turn for turn in turns if turn.strip()])
         elapsed = time.perf_counter() - started
-        common = {"score": decision.score, "scores": decision.scores, "threshold": decision.threshold}
+        common: dict[str, Any] = {"score": decision.score, "scores": decision.scores, "threshold": decision.threshold}
         route = decision.route
         if route is None:
             return self._fall_back(requested, started, **common)

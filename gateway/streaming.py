@@ -8,15 +8,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Any, TypeVar
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 __all__ = ["ClientGone", "EventStream", "while_connected"]
-
-T = TypeVar("T")
 
 SSE_HEADERS = {"content-type": "text/event-stream", "cache-control": "no-cache", "x-accel-buffering": "no"}
 _WRITE_STALL_S = 60.0
@@ -32,7 +30,7 @@ async def _disconnect(receive: Receive) -> None:
         pass
 
 
-async def while_connected(request: Request, work: asyncio.Task[T], limit_s: float | None = None) -> bool:
+async def while_connected(request: Request, work: asyncio.Future[Any], limit_s: float | None = None) -> bool:
     """Wait until ``work`` is done (True) or ``limit_s`` has passed (False); cancel it when the client leaves.
 
     Raises:

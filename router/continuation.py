@@ -10,11 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from router.classifier import KERNEL, LINEAR, NEAREST, SCOPE, Evidence
+from router.classifier import N_KINDS, Evidence
 from router.embedding import Vectors
 from router.threshold import Scores, squash
 
-N_SIGNALS = 11
+N_SIGNALS = 3 + 2 * N_KINDS
+JOINT_COSINE, PHRASE_COSINE = 1, 2
+TURN_EVIDENCE = slice(3, 3 + N_KINDS)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,6 +72,5 @@ def continuation_signals(anchor: Encoded, turn: Encoded, joint: Encoded, route: 
     Args:
         phrase_cosine: of the turn to the nearest follow-up phrase.
     """
-    kinds = [LINEAR, NEAREST, KERNEL, SCOPE]
     cosines = [float(anchor.vector @ turn.vector), float(anchor.vector @ joint.vector), phrase_cosine]
-    return np.concatenate([cosines, turn.evidence[route, kinds], joint.evidence[route, kinds]])
+    return np.concatenate([cosines, turn.evidence[route], joint.evidence[route]])

@@ -13,7 +13,7 @@ each turn in order (*active* is the route after the turn before, *anchor* the la
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -71,7 +71,8 @@ class Policy:
                 score, threshold = self._continues(anchor, turn, active, known), self.continuation.threshold
                 reason = Reason.STICKY if score >= threshold else Reason.FALLBACK
                 active = active if reason is Reason.STICKY else None
-        return self._describe(known[turns[-1]].scores, active, reason, score, threshold, len(turns), cached)
+        decision = self._describe(known[turns[-1]].scores, active, reason, score, threshold)
+        return replace(decision, turns=len(turns), cached=cached)
 
     def _continues(self, anchor: str, turn: str, route: int, known: Mapping[str, Encoded]) -> float:
         joint = known[join_turns(anchor, turn)]
@@ -80,7 +81,7 @@ class Policy:
         return float(self.continuation.score(signals[None, :])[0])
 
     def _describe(
-        self, alone: Scores, active: int | None, reason: Reason, score: float, threshold: float, turns: int, cached: bool
+        self, alone: Scores, active: int | None, reason: Reason, score: float, threshold: float
     ) -> RouteDecision:
         order = np.argsort(-alone, kind="stable")
         second = order[1] if len(order) > 1 else None
@@ -92,6 +93,6 @@ class Policy:
             threshold=round(threshold, 4),
             runner_up=None if second is None else self.routes[second],
             margin=round(float(alone[order[0]] - (0.0 if second is None else alone[second])), 4),
-            turns=turns,
-            cached=cached,
+            turns=1,
+            cached=False,
         )

@@ -89,7 +89,8 @@ class OnnxEmbedder:
                 raise EmbeddingError(f"the encoder failed on a text of {ids.size} tokens: {error}") from error
             vectors[row] = output[0]
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return vectors / np.maximum(norms, np.float32(1e-12))
+        vectors /= np.maximum(norms, np.float32(1e-12))
+        return vectors
 
     def count_tokens(self, texts: Sequence[str]) -> int:
         """Count the tokens read, after cutting, special tokens included."""
@@ -167,7 +168,9 @@ def _read_manifest(model_dir: Path) -> dict[str, Any]:
         raise EmbeddingError(f"{path} has format {manifest['format']!r}, this version reads format {FORMAT}")
     for name, digest in found.items():
         if digest != expected.get(name):
-            raise EmbeddingError(f"{model_dir / name} is damaged: sha256 {digest}, the manifest says {expected.get(name)}")
+            raise EmbeddingError(
+                f"{model_dir / name} is damaged: sha256 {digest}, the manifest says {expected.get(name)}"
+            )
     return manifest
 
 
@@ -184,7 +187,7 @@ def _open_runtime(model_dir: Path, threads: int) -> tuple[Any, Any]:
     try:
         session = onnxruntime.InferenceSession(str(model_dir / MODEL), options, providers=["CPUExecutionProvider"])
         tokenizer = Tokenizer.from_file(str(model_dir / TOKENIZER))
-    except Exception as error:  # noqa: BLE001 - both libraries raise bare Exception subclasses of their own
+    except Exception as error:
         raise EmbeddingError(f"{model_dir} cannot be loaded: {error}") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()

@@ -8,38 +8,28 @@ from __future__ import annotations
 
 import warnings as python_warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from router.artifact import FittedRouter, Provenance, load_artifact
-from router.classifier import LINEAR, NEAREST_EXAMPLES, Classifier, Evidence, Indices
-from router.continuation import FoldPairs, fit_continuation, follow_up_pairs
+from router.calibrate import calibrate
+from router.classifier import GAMMA, N_KINDS, OUTSIDE, Classifier, Evidence, Indices
+from router.continuation import N_SIGNALS
 from router.conversation import Policy
 from router.embedding import Embedder, Vectors
 from router.errors import ArtifactError, RouterError
-from router.threshold import Gate, Scores, choose_threshold
-
-FEW_EXAMPLES = 50
-"""Below it a route is fitted with a warning: measured on CLINC150, accuracy and abstention fall steeply there."""
+from router.examples import check_examples
+from router.followups import FollowUpPairs, build_pairs, fit_continuation
+from router.threshold import Scores
 
 FOLDS = 5
 MAX_CLUSTERS = 15
 EXAMPLES_PER_CLUSTER = 4
 REGULARISATION_C = 10.0
-
-
-@dataclass(frozen=True, eq=False)
-class _Data:
-    routes: tuple[str, ...]
-    texts: list[str]
-    vectors: Vectors
-    labels: Indices
-    negative_texts: list[str]
-    negatives: Vectors
-    seed: int
+MACHINE_C = 5.0
 
 
 def fit(
@@ -64,19 +54,23 @@ def fit(
     """
     if not 0.0 <= max_false_abstain < 1.0:
         raise RouterError(f"max_false_abstain is {max_false_abstain}, allowed is 0 to below 1")
-    cleaned, cleaned_negatives = _clean(examples, negatives)
-    data = _embed(cleaned, cleaned_negatives, embedder, seed)
+    labelled, warnings = check_examples(examples, negatives)
+    routes = tuple(sorted(examples))
+    index = {route: number for number, route in enumerate(routes)}
+    texts = [text for text, _ in labelled]
+    labels = np.array([OUTSIDE if route is None else index[route] for _, route in labelled], dtype=np.int64)
+    vectors = embedder.embed(texts)
+    folds = _assign_folds(labels, seed)
+    pairs = build_pairs(texts, vectors, labels, folds, embedder, seed)
     with python_warnings.catch_warnings():
-        # Convergence and small-cluster warnings are expected on few examples; the out-of-fold metrics judge the result.
+        # Convergence warnings are expected on few examples; the out-of-fold metrics judge the result.
         python_warnings.simplefilter("ignore")
-        pairs = follow_up_pairs(data.texts, data.labels, data.negative_texts, data.negatives, embedder, seed)
-        evidence, negative_evidence, signals = _out_of_fold(data, pairs)
-        gate, metrics = _calibrate(data, evidence, negative_evidence, max_false_abstain)
+        evidence, signals = _out_of_fold(vectors, labels, folds, pairs, seed)
+        gate, metrics = calibrate(evidence, labels, max_false_abstain=max_false_abstain)
         continuation, more = fit_continuation(pairs, signals, gate)
-        classifier = fit_classifier(data.vectors, data.labels, data.negatives, seed)
+        classifier = fit_classifier(vectors, labels, seed)
     provenance = Provenance.describe(examples, negatives, embedder.fingerprint, seed, max_false_abstain)
-    policy = Policy(data.routes, gate, continuation)
-    return FittedRouter(classifier, policy, provenance, metrics | more, _warn(cleaned, cleaned_negatives))
+    return FittedRouter(classifier, Policy(routes, gate, continuation), provenance, metrics | more, warnings)
 
 
 def load_or_fit(
@@ -169,17 +163,19 @@ def _fit_machine(vectors: Vectors, inside: npt.NDArray[np.bool_]) -> tuple[Score
     return duals, float(model.intercept_[0])
 
 
-def _out_of_fold(data: _Data, pairs: FollowUpPairs) -> tuple[Evidence, Scores]:
+def _out_of_fold(
+    vectors: Vectors, labels: Indices, folds: Indices, pairs: FollowUpPairs, seed: int
+) -> tuple[Evidence, Scores]:
     """Weigh every text and every follow-up by a classifier that was not fitted on it."""
-    evidence = np.zeros((len(data.labels), len(data.routes), N_KINDS))
-    signals = np.zeros((len(pairs.labels), N_SIGNALS))
-    folds = _assign_folds(data.labels, data.seed)
+    evidence = np.zeros((len(labels), int(labels.max()) + 1, N_KINDS))
+    signals = np.zeros((len(pairs.anchors), N_SIGNALS))
     for fold in range(FOLDS):
         held = folds == fold
-        classifier = fit_classifier(data.vectors[~held], data.labels[~held], data.seed)
-        evidence[held] = classifier.evidence(data.vectors[held])
-        rows = pairs.of_fold(held)
-        signals[rows] = pairs.signals(rows, classifier, data.vectors)
+        if held.any():
+            classifier = fit_classifier(vectors[~held], labels[~held], seed)
+            evidence[held] = classifier.evidence(vectors[held])
+            rows = np.flatnonzero(held[pairs.anchors])
+            signals[rows] = pairs.signals(rows, classifier, vectors)
     return evidence, signals
 
 
@@ -191,19 +187,3 @@ def _assign_folds(labels: Indices, seed: int) -> Indices:
         members = generator.permutation(np.flatnonzero(labels == label))
         folds[members] = np.arange(len(members)) % FOLDS
     return folds
-
-
-def _calibrate(data: _Data, evidence: Evidence, max_false_abstain: float) -> tuple[Gate, dict[str, float]]:
-    """Weigh the kinds of evidence and choose the threshold, so that scores are probabilities out of fold."""
-    inside = data.labels != OUTSIDE
-    own = evidence[inside, data.labels[inside]]
-    means, scales = own.mean(axis=0), np.maximum(own.std(axis=0), 1e-3)
-    best = ((evidence - means) / scales)[:, :, [LINEAR, NEAREST]].sum(axis=2).argmax(axis=1)
-    right = inside & (best == data.labels)
-    rows = (evidence[np.arange(len(best)), best] - means) / scales
-    weights, bias = fit_logistic(rows, right) if not right.all() and len(data.negative_texts) else UNLEARNT
-    gate = Gate(means, scales, weights, bias, threshold=0.5)
-    scores = gate.scores(evidence)
-    accept, refuse = scores[right, best[right]], scores[~inside].max(axis=1)
-    gate = replace(gate, threshold=choose_threshold(accept, refuse, max_false_abstain=max_false_abstain))
-    return gate, _measure(scores, data.labels, gate.threshold)

@@ -7,15 +7,25 @@ The conversations have two turns: an example as anchor, then a phrase (continues
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
+from router.calibrate import fit_logistic
 from router.classifier import OUTSIDE, Classifier, Indices
-from router.continuation import N_SIGNALS, Continuation, Encoded, continuation_signals, join_turns
+from router.continuation import (
+    JOINT_COSINE,
+    N_SIGNALS,
+    PHRASE_COSINE,
+    TURN_EVIDENCE,
+    Continuation,
+    Encoded,
+    continuation_signals,
+    join_turns,
+)
 from router.embedding import Embedder, Vectors
-from router.threshold import Scores, choose_threshold
+from router.threshold import Gate, Scores, choose_threshold
 
 PHRASES: tuple[str, ...] = (
     "thanks, that helps",
@@ -84,6 +94,7 @@ PHRASES: tuple[str, ...] = (
     "lol nice",
 )
 
+MAX_FALSE_BREAK = 0.2
 PAIRS_PER_NEGATIVE = 2
 NEIGHBOURS_PER_ROUTE = 40
 SAME_MEANING = 0.6
@@ -143,11 +154,11 @@ def build_pairs(
     for route in range(int(labels.max()) + 1):
         members = np.flatnonzero(labels == route)
         rows += [(int(generator.choice(members)), text, True, index) for index, text in enumerate(PHRASES)]
-        for turn in generator.permutation(members)[:NEIGHBOURS_PER_ROUTE]:
+        for turn in generator.permutation(members)[:NEIGHBOURS_PER_ROUTE].tolist():
             others = members[(folds[members] == folds[turn]) & (members != turn)]
             if len(others):
                 rows.append((int(generator.choice(others)), texts[turn], True, -1))
-    for turn in np.flatnonzero(labels == OUTSIDE):
+    for turn in np.flatnonzero(labels == OUTSIDE).tolist():
         anchors = np.flatnonzero((labels != OUTSIDE) & (folds == folds[turn]))
         if len(anchors) and (phrases @ vectors[turn]).max() < SAME_MEANING:
             chosen = generator.choice(anchors, size=PAIRS_PER_NEGATIVE)
@@ -167,3 +178,28 @@ def build_pairs(
         phrase_cosines=cosines.max(axis=1),
         continues=np.array([continues for _, _, continues, _ in rows]),
     )
+
+
+def fit_continuation(pairs: FollowUpPairs, signals: Scores, gate: Gate) -> tuple[Continuation, dict[str, float]]:
+    """Fit the judgement on signals given out of fold, and measure it on the same signals.
+
+    Turns that qualify alone are left out, since no judgement is asked for them.
+    """
+    evidence = signals[:, None, TURN_EVIDENCE]
+    asked = gate.scores(evidence)[:, 0] < gate.threshold
+    signals, continues = signals[asked], pairs.continues[asked]
+    means, scales = signals.mean(axis=0), np.maximum(signals.std(axis=0), 1e-3)
+    if continues.all():
+        # No negatives: continue whatever resembles a follow-up phrase or hardly moves the joint text.
+        weights, bias = np.zeros(N_SIGNALS), 0.0
+        weights[[JOINT_COSINE, PHRASE_COSINE]] = 1.0
+    else:
+        weights, bias = fit_logistic((signals - means) / scales, continues)
+    fitted = Continuation(pairs.phrases, means, scales, weights, bias, threshold=0.5)
+    scores = fitted.score(signals)
+    threshold = choose_threshold(scores[continues], scores[~continues], max_false_abstain=MAX_FALSE_BREAK)
+    metrics = {
+        "follow_up_kept": float(np.mean(scores[continues] >= threshold)),
+        "topic_change_noticed": float(np.mean(scores[~continues] < threshold)) if not continues.all() else 1.0,
+    }
+    return replace(fitted, threshold=threshold), metrics

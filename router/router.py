@@ -21,9 +21,7 @@ from router.types import RouteDecision
 class Router:
     """Decide routes. All CPU work runs on one worker thread; a conversation seen before needs none."""
 
-    def __init__(
-        self, fitted: FittedRouter, embedder: Embedder, *, cache_size: int = 4096, max_batch: int = 8
-    ) -> None:
+    def __init__(self, fitted: FittedRouter, embedder: Embedder, *, cache_size: int = 4096, max_batch: int = 8) -> None:
         """Join a fitted router with the encoder it was fitted on.
 
         Args:

@@ -12,8 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from gateway.experts import Target, check_name
 from training.errors import RecipeError
-from training.recipe import describe_error
-from training.yaml_file import read_yaml
+from training.yaml_file import describe_error, read_yaml
 
 __all__ = ["EXAMPLES_FILE", "QUESTIONS_FILE", "ROWS_FILE", "ExpertDescription", "load_descriptions"]
 

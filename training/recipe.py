@@ -6,7 +6,6 @@ rendering into LlamaFactory's own options. Does not know which expert is trained
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from pathlib import Path
 from typing import Any, Literal
@@ -14,55 +13,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from training.errors import RecipeError
-from training.yaml_file import read_yaml
+from training.options import check_options
+from training.yaml_file import describe_error, read_yaml
 
-__all__ = ["Recipe", "describe_error", "load_recipe", "recipe_sha256"]
-
-# LlamaFactory options that Pointsman writes itself, with the recipe key that sets them.
-OWNED = {
-    "model_name_or_path": "base.train_from",
-    "template": "base.template",
-    "enable_thinking": "base.enable_thinking",
-    "default_system": "base.system_prompt",
-    "finetuning_type": None,
-    "stage": None,
-    "do_train": None,
-    "lora_rank": "lora.rank",
-    "lora_alpha": "lora.alpha",
-    "lora_dropout": "lora.dropout",
-    "lora_target": "lora.target",
-    "num_train_epochs": "training.epochs",
-    "max_steps": "training.max_steps",
-    "learning_rate": "training.learning_rate",
-    "per_device_train_batch_size": "training.batch_size",
-    "gradient_accumulation_steps": "training.gradient_accumulation",
-    "cutoff_len": "training.cutoff_tokens",
-    "lr_scheduler_type": "training.scheduler",
-    "warmup_steps": "training.warmup",
-    "warmup_ratio": "training.warmup",
-    "bf16": "training.precision",
-    "fp16": "training.precision",
-    "pure_bf16": "training.precision",
-    "use_cpu": "training.device",
-    "seed": "training.seed",
-    "data_seed": "training.seed",
-    "disable_gradient_checkpointing": "training.gradient_checkpointing",
-    "dataset": None,
-    "dataset_dir": None,
-    "output_dir": None,
-    "overwrite_output_dir": None,
-    "logging_steps": None,
-    "report_to": None,
-    "trust_remote_code": None,
-}
-# LlamaFactory options whose adapters llama.cpp's converter drops or changes, some of them in silence.
-UNCONVERTIBLE = {
-    "use_dora": "llama.cpp has no DoRA adapters",
-    "use_rslora": "llama.cpp scales by alpha/rank, rsLoRA by alpha/sqrt(rank)",
-    "pissa_init": "PiSSA changes the base weights, which the engine does not know of",
-    "additional_target": "llama.cpp cannot load embedding or head weights from an adapter",
-    "use_mora": "llama.cpp has no MoRA adapters",
-}
+__all__ = ["Recipe", "load_recipe", "recipe_sha256"]
 
 
 class _Section(BaseModel):
@@ -93,20 +47,16 @@ class LoraSection(_Section):
 
     @field_validator("target", mode="before")
     @classmethod
-    def accept_list(cls, value: object) -> object:
-        """YAML has lists only; strict mode wants the tuple."""
-        return tuple(value) if isinstance(value, list) else value
-
-    @field_validator("target")
-    @classmethod
-    def refuse_embeddings(cls, value: tuple[str, ...] | str) -> tuple[str, ...] | str:
+    def check_modules(cls, value: object) -> object:
         """An adapter on the embedding or the head aborts llama-server, or is dropped."""
-        bad = [name for name in value if name in ("embed_tokens", "lm_head", "wte", "embed_out")]
-        if bad and value != "all":
-            raise ValueError(f"{bad[0]} cannot be adapted: llama.cpp aborts on embedding and head adapters")
+        if not isinstance(value, list):
+            return value
         if not value:
             raise ValueError("name at least one module, or write all")
-        return value
+        for name in value:
+            if name in ("embed_tokens", "lm_head", "wte", "embed_out"):
+                raise ValueError(f"{name} cannot be adapted: llama.cpp aborts on embedding and head adapters")
+        return tuple(value)
 
 
 class TrainingSection(_Section):
@@ -153,15 +103,8 @@ class Recipe(_Section):
     @field_validator("llamafactory")
     @classmethod
     def refuse_owned(cls, options: dict[str, Any]) -> dict[str, Any]:
-        """Refuse what the recipe sets elsewhere, what cannot be converted, and text that means a boolean."""
-        for key, value in options.items():
-            if key in OWNED:
-                where = OWNED[key]
-                raise ValueError(f"{key} is set by {where}" if where else f"{key} is set by Pointsman")
-            if key in UNCONVERTIBLE and value not in (False, None):
-                raise ValueError(f"{key} cannot be used: {UNCONVERTIBLE[key]}")
-            if isinstance(value, str) and value.lower() in ("true", "false", "yes", "no"):
-                raise ValueError(f"{key} is the text {value!r}, which LlamaFactory takes for true: remove the quotes")
+        """See `training.options`."""
+        check_options(options)
         return options
 
     def render(self, *, model: str, dataset_dir: Path, dataset: str, output_dir: Path) -> dict[str, Any]:
@@ -224,27 +167,3 @@ def load_recipe(path: Path) -> Recipe:
 def recipe_sha256(path: Path) -> str:
     """Hash of the recipe file as it stands."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def describe_error(error: ValidationError, model: type[BaseModel]) -> str:
-    """Put the first finding of a validation in one line, with the nearest allowed key for an unknown one."""
-    first = error.errors()[0]
-    location = [str(part) for part in first["loc"]]
-    where = ".".join(location) or "the file"
-    if first["type"] == "extra_forbidden":
-        allowed = sorted(_section_at(model, location[:-1]).model_fields)
-        near = difflib.get_close_matches(location[-1], allowed, n=1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        return f"{where}: unknown key; {hint}allowed: {', '.join(allowed)}"
-    if first["type"] == "missing":
-        return f"{where}: this key is required"
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{where}: {message[0].lower()}{message[1:]} (value: {first['input']!r})"
-
-
-def _section_at(model: type[BaseModel], location: list[str]) -> type[BaseModel]:
-    for part in location:
-        field = model.model_fields.get(part)
-        if field is not None and isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            model = field.annotation
-    return model

@@ -14,9 +14,6 @@ from gateway.errors import ConfigError, DownloadError
 from gateway.sources import Source, find_hub_file, find_wheel, index_url, parse_source
 
 
-# Spelling of sources.
-
-
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

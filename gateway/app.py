@@ -1,0 +1,339 @@
+"""Opens the gateway's parts in order, closes them in reverse, and renders every error as OpenAI's envelope.
+
+The only module, with ``__main__``, that sees ``Settings``; what is below receives plain values.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import os
+import re
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from . import __version__
+from .admin import admin
+from .api import api
+from .auth import Keyring, RateLimiter, admin_key_file, is_loopback, load_keys
+from .base import BaseIdentity, Kind, default_cache_dir, gguf_identity, resolve
+from .context import Gateway
+from .engine import Engine, EngineConfig
+from .errors import ConfigError, GatewayError, error_body
+from .experts import BASE, Expert, ExpertRegistry, Rejected, scan_experts
+from .leases import LeasePool
+from .metrics import Metrics
+from .process import LaunchSpec
+from .relay import Limits, Relay
+from .routing import RouterFactory
+from .scheduler import Scheduler
+from .selection import Selector
+from .settings import Settings
+
+__all__ = ["create_app", "open_gateway", "router_factory"]
+
+log = logging.getLogger("pointsman")
+
+_EXPOSED_HEADERS = (
+    "x-request-id",
+    "retry-after",
+    *(f"x-pointsman-{n}" for n in ("requested-model", "expert", "reason", "score", "backend", "queue-ms", "route-ms")),
+)
+
+
+@dataclass(slots=True)
+class _Served:
+    """The experts found on disk that fit the base, and those that do not."""
+
+    experts: dict[str, Expert]
+    rejected: list[Rejected]
+
+
+@contextlib.asynccontextmanager
+async def open_gateway(settings: Settings, *, progress: bool = True) -> AsyncIterator[Gateway]:
+    """Open everything: base, experts, engine, router. Slow the first time, seconds afterwards.
+
+    Raises:
+        ConfigError, BackendStartError, DownloadError: in one line, what is wrong and what is allowed.
+    """
+    keyring = _keyring(settings)
+    metrics = Metrics()
+    registry = ExpertRegistry({})
+    async with contextlib.AsyncExitStack() as stack:
+        base = await asyncio.to_thread(_resolve_base, settings, progress)
+        routers = router_factory(settings)
+        served = await asyncio.to_thread(_scan, settings, base)
+        session = await stack.enter_async_context(_client_session())
+        engine = Engine(_engine_config(settings, base), session)
+        pool = LeasePool(
+            Scheduler(
+                quantum_s=settings.scheduler.quantum_s,
+                max_queue=settings.scheduler.max_queue,
+                max_queue_per_client=settings.scheduler.max_queue_per_client,
+            ),
+            observer=metrics,
+            on_down=engine.report_failure,
+            on_retired=engine.retired,
+        )
+        stack.push_async_callback(pool.aclose)
+        stack.push_async_callback(engine.aclose)
+        unserved = await engine.start(pool, list(served.experts.values()))
+        _register(registry, served, unserved)
+        router = await asyncio.to_thread(routers.build, list(registry))
+        selector = Selector(registry, router, fallback=_fallback(settings, registry))
+        stack.push_async_callback(_close_router, selector)
+
+        reloading = asyncio.Lock()
+
+        async def reload() -> dict[str, Any]:
+            async with reloading:
+                before = {expert.name: expert.manifest.adapter.sha256 for expert in registry}
+                found = await asyncio.to_thread(_scan, settings, base)
+                after = {name: expert.manifest.adapter.sha256 for name, expert in found.experts.items()}
+                refused: dict[str, str] = {}
+                if after != before:
+                    refused = await engine.replace(list(found.experts.values()))
+                kept = {name: e for name, e in found.experts.items() if name not in refused}
+                fresh = await asyncio.to_thread(routers.build, list(kept.values()))
+                _register(registry, found, refused)
+                old, selector.router = selector.router, fresh
+                if old is not None:
+                    await old.aclose()
+                return {
+                    "experts": [expert.name for expert in registry],
+                    "rejected": [{"name": row.name, "reason": row.reason} for row in registry.rejected],
+                    "engine_replaced": after != before,
+                }
+
+        yield Gateway(
+            registry=registry,
+            selector=selector,
+            relay=Relay(pool, engine, Limits(settings.limits.request_timeout_s, settings.scheduler.queue_timeout_s)),
+            pool=pool,
+            engine=engine,
+            metrics=metrics,
+            keyring=keyring,
+            limiter=RateLimiter(settings.auth.rate_limit_per_minute),
+            reload=reload,
+            encoder=settings.router.encoder,
+            max_body_bytes=settings.server.max_body_bytes,
+            max_tokens=settings.limits.max_tokens,
+            default_tokens=settings.limits.default_tokens,
+            keep_alive_s=settings.limits.keep_alive_s,
+            thinking_off=settings.engine.thinking == "off",
+            log_prompts=settings.log.prompts,
+        )
+
+
+def create_app(gateway: Gateway, *, cors_origins: Sequence[str] = ("*",)) -> FastAPI:
+    """The ASGI application over an open gateway."""
+    app = FastAPI(title="Pointsman", version=__version__, docs_url=None, redoc_url=None)
+    app.state.gateway = gateway
+    app.include_router(api)
+    app.include_router(admin)
+    app.add_exception_handler(GatewayError, _render_gateway_error)
+    app.add_exception_handler(HTTPException, _render_http_error)
+    app.add_exception_handler(RequestValidationError, _render_validation_error)
+    app.add_exception_handler(Exception, _render_unknown_error)
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=list(cors_origins),
+        allow_methods=["GET", "POST", "OPTIONS"],
+        allow_headers=["*"],
+        expose_headers=list(_EXPOSED_HEADERS),
+        max_age=600,
+    )
+    app.add_middleware(_RequestId)
+    return app
+
+
+def router_factory(settings: Settings) -> RouterFactory:
+    """The factory that live traffic and the offline commands share."""
+    return RouterFactory(
+        settings.router.encoder,
+        settings.experts.out_of_scope,
+        settings.cache_dir or default_cache_dir(),
+        threads=settings.router.threads,
+        cache_size=settings.router.cache_size,
+        max_batch=settings.router.max_batch,
+        false_abstain=settings.router.false_abstain,
+    )
+
+
+# -- opening ------------------------------------------------------------------------------------------------------
+
+
+def _keyring(settings: Settings) -> Keyring:
+    plain = settings.api_keys.get_secret_value() if settings.api_keys else None
+    keys = load_keys(settings.auth.keys_file, plain)
+    host = settings.server.host
+    if not keys and not is_loopback(host) and not settings.auth.allow_open:
+        raise ConfigError(
+            f"server.host {host} can be reached by others and no API key is set: set GATEWAY_API_KEYS or "
+            "auth.keys_file, or auth.allow_open: true to serve anyone"
+        )
+    if settings.admin_key is not None:
+        return Keyring(keys, settings.admin_key.get_secret_value())
+    return Keyring(keys, admin_key_file(settings.cache_dir or default_cache_dir()).read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Base:
+    path: str
+    identity: BaseIdentity
+
+
+def _resolve_base(settings: Settings, progress: bool) -> _Base | None:
+    if settings.engine.kind == "url":
+        return None
+    cache_dir = settings.cache_dir or default_cache_dir()
+    found = resolve(
+        settings.engine.base, cache_dir=cache_dir, kind=Kind.GGUF, sha256=settings.engine.base_sha256, progress=progress
+    )
+    return _Base(str(found.path), gguf_identity(found, cache_dir))
+
+
+def _scan(settings: Settings, base: _Base | None) -> _Served:
+    experts, rejected = scan_experts(settings.experts.dir.resolve(), base.identity if base else None)
+    return _Served(experts, rejected)
+
+
+def _register(registry: ExpertRegistry, served: _Served, unserved: Mapping[str, str]) -> None:
+    good = {name: expert for name, expert in served.experts.items() if name not in unserved}
+    rejected = [*served.rejected, *(Rejected(name, reason) for name, reason in sorted(unserved.items()))]
+    registry.replace(good, rejected)
+    for row in rejected:
+        log.error("expert refused: %s", row.reason, extra={"expert": row.name})
+
+
+def _fallback(settings: Settings, registry: ExpertRegistry) -> str:
+    name = settings.router.fallback
+    if name != BASE and name not in registry:
+        allowed = ", ".join([BASE, *(expert.name for expert in registry)])
+        raise ConfigError(f"router.fallback {name!r} is not served; allowed: {allowed}")
+    return name
+
+
+def _engine_config(settings: Settings, base: _Base | None) -> EngineConfig:
+    engine = settings.engine
+    launch = None
+    if base is not None:
+        launch = LaunchSpec(
+            model=base.path,
+            adapters=(),
+            host=engine.host,
+            port=engine.port,
+            slots=engine.slots,
+            ctx_per_slot=engine.ctx_per_slot,
+            threads=engine.threads or os.cpu_count() or 1,
+            gpu_layers=engine.gpu_layers,
+            alias="pointsman-base",
+        )
+    key = settings.engine_api_key.get_secret_value() if settings.engine_api_key else None
+    return EngineConfig(
+        kind=engine.kind,
+        launch=launch,
+        executable=engine.binary if engine.kind == "binary" else None,
+        extra_arguments=engine.binary_args,
+        url=engine.url,
+        api_key=key,
+        strategy=settings.scheduler.strategy,
+        start_s=engine.start_s,
+        stall_s=settings.limits.stall_s,
+        allow_unsafe_cache=engine.allow_unsafe_cache,
+    )
+
+
+def _client_session() -> aiohttp.ClientSession:
+    # No limit on connections: the scheduler already bounds them to the slots.
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0), auto_decompress=False, trust_env=False
+    )
+
+
+async def _close_router(selector: Selector) -> None:
+    if selector.router is not None:
+        await selector.router.aclose()
+
+
+# -- errors and request ids ---------------------------------------------------------------------------------------
+
+
+def _envelope(request: Request, status: int, body: dict[str, Any], retry_after_s: float | None = None) -> JSONResponse:
+    headers = {}
+    if retry_after_s is not None:
+        headers["retry-after"] = str(max(1, math.ceil(retry_after_s)))
+    return JSONResponse(body, status_code=status, headers=headers)
+
+
+async def _render_gateway_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, GatewayError)
+    if error.status == 401:
+        response = _envelope(request, 401, error.body())
+        response.headers["www-authenticate"] = "Bearer"
+        return response
+    return _envelope(request, error.status, error.body(), error.retry_after_s)
+
+
+async def _render_http_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    codes = {404: "not_found", 405: "method_not_allowed"}
+    messages = {
+        404: f"There is no endpoint {request.method} {request.url.path}.",
+        405: f"{request.method} is not allowed on {request.url.path}.",
+    }
+    message = messages.get(error.status_code, str(error.detail))
+    body = error_body(message, "invalid_request_error", codes.get(error.status_code, f"http_{error.status_code}"))
+    response = _envelope(request, error.status_code, body)
+    for name, value in (error.headers or {}).items():
+        response.headers[name] = value
+    return response
+
+
+async def _render_validation_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    param = ".".join(str(part) for part in first["loc"][1:]) or None
+    return _envelope(request, 400, error_body(str(first["msg"]), "invalid_request_error", "invalid_request", param))
+
+
+async def _render_unknown_error(request: Request, error: Exception) -> JSONResponse:
+    return _envelope(
+        request, 500, error_body("The gateway failed; its log says why.", "server_error", "internal_error")
+    )
+
+
+class _RequestId:
+    """Gives every request an id, the client's own if it is short and plain, and sends it back with every answer."""
+
+    _PLAIN = re.compile(rb"[A-Za-z0-9_.:-]{1,128}")
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        request_id = given if self._PLAIN.fullmatch(given) else b"req_" + uuid.uuid4().hex.encode()
+        scope.setdefault("state", {})["request_id"] = request_id.decode()
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message["headers"], (b"x-request-id", request_id)]}
+            await send(message)
+
+        await self._app(scope, receive, send_with_id)

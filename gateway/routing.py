@@ -1,0 +1,108 @@
+"""Builds the router for the experts in service: encoder, examples, fitted artifact.
+
+Owns where examples and artifacts lie; fitting and deciding belong to the ``router`` package.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from router import Embedder, FittedRouter, OnnxEmbedder, Router, RouterError, ensure_encoder, load_or_fit
+
+from .base import Kind, resolve
+from .errors import ConfigError
+from .experts import Expert
+
+__all__ = ["RouterFactory", "read_examples"]
+
+log = logging.getLogger("pointsman.router")
+
+
+def read_examples(path: Path) -> list[str]:
+    """The ``text`` of every line of a JSONL file.
+
+    Raises:
+        ConfigError: the file cannot be read, or a line holds no text; names the line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
+    texts: list[str] = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            text = json.loads(line)["text"]
+        except (ValueError, KeyError, TypeError):
+            text = None
+        if not isinstance(text, str) or not text.strip():
+            raise ConfigError(f'{path}, line {number}: {{"text": "…"}} is expected, found {line[:80]!r}')
+        texts.append(text)
+    return texts
+
+
+class RouterFactory:
+    """Makes a router for a set of experts; the encoder is opened once. Blocking: call it in a thread."""
+
+    def __init__(
+        self,
+        encoder: str,
+        out_of_scope: Path | None,
+        cache_dir: Path,
+        *,
+        threads: int = 1,
+        cache_size: int = 4096,
+        max_batch: int = 8,
+        false_abstain: float = 0.05,
+    ) -> None:
+        self._encoder = encoder
+        self._out_of_scope = out_of_scope
+        self._cache_dir = cache_dir
+        self._threads = threads
+        self._cache_size = cache_size
+        self._max_batch = max_batch
+        self._false_abstain = false_abstain
+        self._embedder: OnnxEmbedder | None = None
+
+    def build(self, experts: Sequence[Expert]) -> Router | None:
+        """Make a router; None when there are no experts.
+
+        Raises:
+            ConfigError: encoder or examples cannot be used.
+        """
+        if not experts:
+            return None
+        fitted, embedder = self.fitted(experts)
+        return Router(fitted, embedder, cache_size=self._cache_size, max_batch=self._max_batch)
+
+    def fitted(self, experts: Sequence[Expert]) -> tuple[FittedRouter, Embedder]:
+        """Fit, or load when nothing it was fitted on has changed.
+
+        Raises:
+            ConfigError: encoder or examples cannot be used.
+        """
+        examples = {expert.name: read_examples(expert.examples_path) for expert in experts}
+        negatives = read_examples(self._out_of_scope) if self._out_of_scope else []
+        names = hashlib.sha256("+".join(sorted(examples)).encode()).hexdigest()[:16]
+        try:
+            embedder = self._open()
+            path = self._cache_dir / "router" / f"{names}.npz"
+            fitted, refitted = load_or_fit(path, examples, negatives, embedder, max_false_abstain=self._false_abstain)
+        except RouterError as error:
+            raise ConfigError(f"router: {error}") from error
+        for warning in fitted.warnings if refitted else ():
+            log.warning("%s", warning)
+        return fitted, embedder
+
+    def _open(self) -> OnnxEmbedder:
+        if self._embedder is None:
+            source: str | Path = self._encoder
+            if ":" in self._encoder or Path(self._encoder).is_dir():
+                source = resolve(self._encoder, cache_dir=self._cache_dir, kind=Kind.DIRECTORY).path
+            self._embedder = OnnxEmbedder(ensure_encoder(source, self._cache_dir / "encoders"), threads=self._threads)
+        return self._embedder

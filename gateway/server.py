@@ -1,0 +1,93 @@
+"""Runs the gateway until it is told to stop: the listening socket, uvicorn, the order of shutting down."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import sys
+import time
+from collections.abc import Sequence
+
+import uvicorn
+
+from .app import create_app, open_gateway
+from .context import Gateway
+from .errors import ConfigError
+from .settings import Settings
+
+__all__ = ["serve"]
+
+log = logging.getLogger("pointsman")
+
+
+async def serve(settings: Settings, *, started: float) -> None:
+    """Open the gateway, print the ready line, serve until SIGINT or SIGTERM.
+
+    Args:
+        started: ``time.monotonic()`` of the program's start, for the ready line.
+
+    Raises:
+        ConfigError: the port is taken, or anything ``open_gateway`` refuses.
+    """
+    listening = _listen(settings.server.host, settings.server.port)
+    try:
+        async with open_gateway(settings) as gateway:
+            app = create_app(gateway, cors_origins=settings.server.cors_origins)
+            config = uvicorn.Config(
+                app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=5, server_header=False
+            )
+            server = _Server(config, gateway, settings.server.shutdown_s, _ready_text(settings, gateway, started))
+            await server.serve(sockets=[listening])
+    finally:
+        listening.close()
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((host, port))
+    except OSError as error:
+        listening.close()
+        raise ConfigError(
+            f"cannot listen on {host} port {port}: {error.strerror or error}; stop what listens there or choose "
+            "another with --port"
+        ) from error
+    return listening
+
+
+def _ready_text(settings: Settings, gateway: Gateway, started: float) -> str:
+    host = f"[{settings.server.host}]" if ":" in settings.server.host else settings.server.host
+    url = f"http://{host}:{settings.server.port}"
+    names = ", ".join(expert.name for expert in gateway.registry) or "none"
+    lines = [
+        f"Pointsman is ready at {url}/v1 after {time.monotonic() - started:.1f} s. Experts: {names}.",
+        *(f"  not served: {row.name}: {row.reason}" for row in gateway.registry.rejected),
+        "Try:",
+        f"  curl -s {url}/v1/chat/completions -H 'Content-Type: application/json' \\",
+        """    -d '{"model": "auto", "messages": [{"role": "user", "content": "My sourdough came out flat. Why?"}]}'""",
+    ]
+    return "\n".join(lines)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, with rule 9 put before its own shutdown: refuse, drain with a limit, stop the engine, then close."""
+
+    def __init__(self, config: uvicorn.Config, gateway: Gateway, drain_s: float, ready: str) -> None:
+        super().__init__(config)
+        self._gateway = gateway
+        self._drain_s = drain_s
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            print(self._ready, file=sys.stdout, flush=True)
+
+    async def shutdown(self, sockets: Sequence[socket.socket] | None = None) -> None:
+        log.info("shutting down")
+        if not await self._gateway.pool.drain(self._drain_s):
+            # The streams still running get a clean error event when their backend goes.
+            await self._gateway.engine.aclose()
+        await super().shutdown(list(sockets) if sockets else None)
