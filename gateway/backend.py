@@ -101,8 +101,6 @@ class Backend:
     Args:
         url: without a trailing slash.
         session: shared; closed by its owner.
-        adapters: expert name to adapter file, as the server was told to load them.
-        scales: expert name to the scale it is served with.
         strategy: ``scale_api`` posts the active expert; ``per_request`` relies on each request's ``lora`` alone.
         api_key: sent as a bearer token.
         stall_s: the longest silence inside an answer; llama-server pings every 30 s while it works on a stream.
@@ -116,8 +114,6 @@ class Backend:
         url: str,
         session: aiohttp.ClientSession,
         *,
-        adapters: Mapping[str, Path],
-        scales: Mapping[str, float],
         strategy: str = "scale_api",
         api_key: str | None = None,
         stall_s: float = 120.0,
@@ -130,8 +126,8 @@ class Backend:
         self.last_event_s = float("-inf")
         """When an answer last sent something, monotonic seconds."""
         self._session = session
-        self._adapters = dict(adapters)
-        self._scales = dict(scales)
+        self._adapters: dict[str, Path] = {}
+        self._scales: dict[str, float] = {}
         self._strategy = strategy
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._stall_s = stall_s
@@ -167,6 +163,11 @@ class Backend:
         except (KeyError, TypeError, ValueError) as error:
             raise BackendError(f"{self.name}: /props is not llama-server's: {error!r}") from error
         return self.props
+
+    def expect(self, adapters: Mapping[str, Path], scales: Mapping[str, float]) -> None:
+        """Say which adapter file and scale each expert has; ``load_adapters`` then finds their ids."""
+        self._adapters = dict(adapters)
+        self._scales = dict(scales)
 
     async def load_adapters(self) -> list[str]:
         """Learn each expert's adapter id from ``GET /lora-adapters``, by file; returns the experts not loaded there.

@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import aiohttp
 
@@ -122,8 +123,7 @@ class Engine:
             ConfigError, BackendStartError: it cannot be started, or cannot be made safe.
         """
         self._pool = pool
-        unserved = await self._add(tuple(experts), first=True)
-        return unserved
+        return await self._add(tuple(experts), first=True)
 
     async def replace(self, experts: Sequence[Expert]) -> dict[str, str]:
         """Serve another set of adapters without dropping a stream: a second child comes up, the first drains.
@@ -131,15 +131,16 @@ class Engine:
         Raises:
             BackendStartError: the new child does not come up; the old one goes on serving.
         """
+        assert self._pool is not None
         old = list(self._members)
         if self._config.kind == "url":
             member = self._members[old[0]]
             member.experts = tuple(experts)
+            member.backend.expect(*_expected(member.experts))
             missing = await self._check(member, first=False)
-            self._enlist(member)
+            self._pool.set_experts(member.backend.name, member.backend.experts)
             return missing
         unserved = await self._add(tuple(experts), first=False)
-        assert self._pool is not None
         for name in old:
             self._pool.retire(name)
         return unserved
@@ -206,12 +207,11 @@ class Engine:
             f"{config.kind}-{self._numbers}",
             url.rstrip("/"),
             self._session,
-            adapters={expert.name: expert.adapter_path for expert in experts},
-            scales={expert.name: expert.manifest.scale for expert in experts},
             strategy=config.strategy,
             api_key=api_key,
             stall_s=config.stall_s,
         )
+        backend.expect(*_expected(experts))
         return _Member(backend, process, experts)
 
     async def _bring_up(self, member: _Member) -> dict[str, str]:
@@ -324,6 +324,11 @@ class Engine:
                 await member.task
         if member.process is not None:
             await member.process.stop()
+
+
+def _expected(experts: Sequence[Expert]) -> tuple[dict[str, Path], dict[str, float]]:
+    paths = {expert.name: expert.adapter_path for expert in experts}
+    return paths, {expert.name: expert.manifest.scale for expert in experts}
 
 
 def _last_words(member: _Member) -> str:

@@ -151,6 +151,10 @@ class LeasePool:
             swap.cancel()
         self._perform(self.scheduler.backend_down(name, self._clock()))
 
+    def set_experts(self, name: str, experts: Iterable[str]) -> None:
+        """A backend now serves other experts; what runs on it goes on."""
+        self._perform(self.scheduler.set_experts(name, experts, self._clock()))
+
     def retire(self, name: str) -> None:
         self._perform(self.scheduler.retire(name, self._clock()))
 

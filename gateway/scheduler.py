@@ -236,6 +236,12 @@ class Scheduler:
         backend.state, backend.active, backend.swapping_to, backend.turn_open = BackendState.DOWN, None, None, True
         return self._schedule(now)
 
+    def set_experts(self, name: str, experts: Iterable[str], now: float) -> list[Action]:
+        """A backend now serves other experts; its leases and its active expert stay."""
+        if name in self.backends:
+            self.backends[name].experts = frozenset(experts)
+        return self._schedule(now)
+
     def retire(self, name: str, now: float) -> list[Action]:
         """Grant nothing more on this backend; ``Retired`` follows when its leases have drained."""
         if name in self.backends:

@@ -76,8 +76,7 @@ class RouterSettings(_Section):
     false_abstain: float = Field(default=0.05, gt=0, lt=0.5)
     threads: int = Field(default=1, ge=1)
     cache_size: int = Field(default=4096, ge=0)
-    max_batch: int = Field(default=32, ge=1)
-    max_turns: int = Field(default=8, ge=1)
+    max_batch: int = Field(default=8, ge=1)
 
 
 class SchedulerSettings(_Section):

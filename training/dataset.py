@@ -17,7 +17,17 @@ from training.errors import DatasetError
 from training.files import write_json
 from training.hits import is_hit
 
-__all__ = ["Finding", "Row", "lint", "load_questions", "load_rows", "normalise", "write_dataset"]
+__all__ = [
+    "Finding",
+    "Row",
+    "lint",
+    "load_questions",
+    "load_rows",
+    "normalise",
+    "refuse_findings",
+    "refuse_leaks",
+    "write_dataset",
+]
 
 KEYS = ("instruction", "input", "output")
 DATASET_NAME = "rows"
@@ -144,6 +154,14 @@ def refuse_findings(path: Path, findings: Sequence[Finding]) -> None:
     """Raise a DatasetError that lists the findings, when there are any."""
     if findings:
         raise DatasetError(_report(path, findings))
+
+
+def refuse_leaks(path: Path, rows: Sequence[Row], questions: Iterable[str]) -> None:
+    """Raise a DatasetError when a question stands in the rows: its answer would prove nothing."""
+    trained = {normalise(row.prompt) for row in rows}
+    leaked = [question for question in questions if normalise(question) in trained]
+    if leaked:
+        raise DatasetError(f"{path}: {len(leaked)} questions stand in the training rows, such as {leaked[0]!r}")
 
 
 def write_dataset(rows: Sequence[Row], folder: Path) -> None:

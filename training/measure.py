@@ -5,6 +5,7 @@ Owns the comparison: the expert's own novel questions, greedy, with the adapter 
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,8 +14,8 @@ from typing import Any
 from tqdm import tqdm
 
 from gateway.experts import file_sha256
-from training.dataset import load_questions
-from training.description import QUESTIONS_FILE, ExpertDescription
+from training.dataset import load_questions, load_rows, refuse_leaks
+from training.description import QUESTIONS_FILE, ROWS_FILE, ExpertDescription
 from training.engine import Answer, Engine
 from training.files import write_json
 from training.hits import Rate, count_mentions, is_hit
@@ -102,19 +103,24 @@ def measure(
 
 
 def measure_run(run_dir: Path, *, served_gguf: Path | None = None) -> Measurement:
-    """Measure a converted run on its own questions and record it in the run.
+    """Measure a converted run on its expert's questions as they stand now, and record it in the run.
 
     Raises:
+        DatasetError: a question stands in the rows that were trained on.
         MeasureError: the engine does not start or does not answer.
     """
     run = Run.open(run_dir)
     run.require(State.CONVERTED, State.MEASURED, State.PUBLISHED)
     facts = run.facts()
     description = ExpertDescription.model_validate(facts["description"])
+    if (description.data / QUESTIONS_FILE).is_file():
+        shutil.copyfile(description.data / QUESTIONS_FILE, run.folder / QUESTIONS_FILE)
+    questions = load_questions(run.folder / QUESTIONS_FILE)
+    refuse_leaks(run.folder / QUESTIONS_FILE, load_rows(run.folder / ROWS_FILE), questions)
     measurement = measure(
         served_gguf or Path(facts["served_gguf"]),
         run.gguf_path,
-        load_questions(run.folder / QUESTIONS_FILE),
+        questions,
         description.terms,
         scale=description.scale,
         system_prompt=description.system_prompt,

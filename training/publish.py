@@ -47,9 +47,7 @@ def publish(run_dir: Path, *, experts_dir: Path, minimum_hit_rate: float = 0.9) 
     folder.mkdir(parents=True, exist_ok=True)
     recipe = read_yaml(run.recipe_path)
     card = render_card(manifest, recipe, len(load_rows(run.folder / ROWS_FILE)))
-    sources = {ADAPTER_FILE: run.gguf_path} | {
-        name: run.folder / name for name in (ROWS_FILE, EXAMPLES_FILE, QUESTIONS_FILE)
-    }
+    sources = {ADAPTER_FILE: run.gguf_path, **_data_files(run)}
     staged = {name: _stage(source, folder / name) for name, source in sources.items()}
     _keep_previous(folder)
     for name, temporary in staged.items():
@@ -66,8 +64,9 @@ def _manifest(run: Run) -> Manifest:
     if measurement["adapter_sha256"] != adapter_sha256:
         raise PublishError(f"{run.folder.name}: adapter.gguf is not the one that was measured: measure it again")
     description = ExpertDescription.model_validate(facts["description"])
-    files = {"dataset": ROWS_FILE, "examples": EXAMPLES_FILE, "questions": QUESTIONS_FILE}
-    hashes = {key: FileHash(file=name, sha256=file_sha256(run.folder / name)) for key, name in files.items()}
+    keys = {ROWS_FILE: "dataset", EXAMPLES_FILE: "examples", QUESTIONS_FILE: "questions"}
+    data = _data_files(run)
+    hashes = {keys[name]: FileHash(file=name, sha256=file_sha256(path)) for name, path in data.items()}
     try:
         return Manifest.model_validate(
             {
@@ -90,6 +89,24 @@ def _manifest(run: Run) -> Manifest:
         )
     except ValidationError as error:
         raise PublishError(f"{run.folder.name}: its manifest is not valid: {error.errors()[0]}") from error
+
+
+def _data_files(run: Run) -> dict[str, Path]:
+    """Where each data file comes from: trained and measured ones from the run, routing examples as they are now.
+
+    Raises:
+        PublishError: the rows or the questions were edited since; publishing would overwrite the edit.
+    """
+    data = ExpertDescription.model_validate(run.facts()["description"]).data
+    for name, step in ((ROWS_FILE, "train"), (QUESTIONS_FILE, "measure")):
+        if (data / name).is_file() and file_sha256(data / name) != file_sha256(run.folder / name):
+            raise PublishError(f"{data / name} was edited since {run.folder.name} used it: {step} again")
+    examples = data / EXAMPLES_FILE
+    return {
+        ROWS_FILE: run.folder / ROWS_FILE,
+        QUESTIONS_FILE: run.folder / QUESTIONS_FILE,
+        EXAMPLES_FILE: examples if examples.is_file() else run.folder / EXAMPLES_FILE,
+    }
 
 
 def _stage(source: Path, target: Path) -> Path:

@@ -94,3 +94,27 @@ def test_stopped_anywhere_no_wrong_expert_is_left_and_a_second_call_finishes(
         load_expert(folder, None)
     publish(second.folder, experts_dir=experts)
     assert load_expert(folder, None).manifest.version == "1.1.0"
+
+
+def test_edited_rows_are_not_overwritten(tmp_path: Path, measured_run: Run) -> None:
+    publish(measured_run.folder, experts_dir=tmp_path / "experts")
+    facts = measured_run.facts()
+    facts["description"]["data"] = str(tmp_path / "experts" / "gardening")
+    measured_run.write_facts(facts)
+    rows = tmp_path / "experts" / "gardening" / "dataset.json"
+    rows.write_text("[]", encoding="utf-8")
+    with pytest.raises(PublishError, match=r"was edited since .*: train again"):
+        publish(measured_run.folder, experts_dir=tmp_path / "experts")
+    assert rows.read_text(encoding="utf-8") == "[]"
+
+
+def test_routing_examples_are_published_as_they_are_now(tmp_path: Path, measured_run: Run) -> None:
+    publish(measured_run.folder, experts_dir=tmp_path / "experts")
+    facts = measured_run.facts()
+    facts["description"]["data"] = str(tmp_path / "experts" / "gardening")
+    measured_run.write_facts(facts)
+    examples = tmp_path / "experts" / "gardening" / "examples.jsonl"
+    examples.write_text('{"text": "new"}\n', encoding="utf-8")
+    publish(measured_run.folder, experts_dir=tmp_path / "experts")
+    assert examples.read_text(encoding="utf-8") == '{"text": "new"}\n'
+    load_expert(tmp_path / "experts" / "gardening", None)
