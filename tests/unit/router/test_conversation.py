@@ -1,0 +1,101 @@
+"""The replay rules over hand-made scores: no classifier, no embedder."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from router.continuation import N_SIGNALS, PHRASE_COSINE, Continuation, Encoded, join_turns
+from router.conversation import Policy
+from router.threshold import Gate
+from router.types import Reason
+
+ROUTES = ("bread", "garden")
+ALONE = {
+    "prune roses": (0.05, 0.95),
+    "knead dough": (0.90, 0.10),
+    "bake or plant": (0.60, 0.55),
+    "thanks": (0.02, 0.03),
+    "and then?": (0.10, 0.20),
+    "write python": (0.01, 0.01),
+}
+FOLLOW_UPS = {"thanks", "and then?"}
+
+
+def encode(text: str) -> Encoded:
+    """Point follow-ups at the follow-up phrase and everything else away from it."""
+    vector = np.array([1.0, 0.0] if text in FOLLOW_UPS else [0.0, 1.0], dtype=np.float32)
+    return Encoded(vector, np.zeros((2, 4)), np.array(ALONE.get(text, (0.0, 0.0))))
+
+
+def make_policy(switch_margin: float = 0.0) -> Policy:
+    gate = Gate(np.zeros(4), np.ones(4), np.ones(4), 0.0, threshold=0.5)
+    weights = np.zeros(N_SIGNALS)
+    weights[PHRASE_COSINE] = 4.0
+    phrases = np.array([[1.0, 0.0]], dtype=np.float32)
+    continuation = Continuation(phrases, np.zeros(N_SIGNALS), np.ones(N_SIGNALS), weights, bias=-2.0, threshold=0.6)
+    return Policy(ROUTES, gate, continuation, switch_margin)
+
+
+def known_texts(policy: Policy, turns: list[str]) -> dict[str, Encoded]:
+    known = {turn: encode(turn) for turn in turns}
+    return known | {text: encode(text) for text in policy.joints(turns, known)}
+
+
+@pytest.mark.parametrize(
+    ("turns", "route", "reason"),
+    [
+        (["prune roses"], "garden", Reason.ROUTED),
+        (["thanks"], None, Reason.FALLBACK),
+        (["prune roses", "thanks"], "garden", Reason.STICKY),
+        (["prune roses", "and then?", "thanks"], "garden", Reason.STICKY),
+        (["prune roses", "write python"], None, Reason.FALLBACK),
+        (["prune roses", "write python", "thanks"], None, Reason.FALLBACK),
+        (["prune roses", "write python", "prune roses", "thanks"], "garden", Reason.STICKY),
+        (["prune roses", "knead dough"], "bread", Reason.ROUTED),
+        (["prune roses", "knead dough", "and then?"], "bread", Reason.STICKY),
+        (["prune roses", "bake or plant"], "bread", Reason.ROUTED),
+    ],
+)
+def test_the_rules_of_a_conversation(turns: list[str], route: str | None, reason: Reason) -> None:
+    policy = make_policy()
+    decision = policy.decide(turns, known_texts(policy, turns))
+    assert (decision.route, decision.reason, decision.turns) == (route, reason, len(turns))
+
+
+def test_an_active_route_is_left_only_for_a_lead_of_the_switch_margin() -> None:
+    policy = make_policy(switch_margin=0.1)
+    unclear, clear = ["prune roses", "bake or plant"], ["prune roses", "knead dough"]
+    kept = policy.decide(unclear, known_texts(policy, unclear))
+    assert (kept.route, kept.reason) == ("garden", Reason.STICKY)
+    assert policy.decide(clear, known_texts(policy, clear)).route == "bread"
+    assert policy.decide(["bake or plant"], known_texts(policy, ["bake or plant"])).route == "bread"
+
+
+def test_a_decision_tells_scores_runner_up_and_margin_of_the_last_turn() -> None:
+    policy = make_policy()
+    decision = policy.decide(["bake or plant"], known_texts(policy, ["bake or plant"]), cached=True)
+    assert decision.scores == {"bread": 0.6, "garden": 0.55}
+    assert (decision.score, decision.threshold, decision.cached) == (0.6, 0.5, True)
+    assert (decision.runner_up, decision.margin) == ("garden", 0.05)
+
+
+def test_a_sticky_decision_tells_the_score_of_the_continuation_and_its_threshold() -> None:
+    policy = make_policy()
+    turns = ["prune roses", "thanks"]
+    decision = policy.decide(turns, known_texts(policy, turns))
+    assert decision.score == pytest.approx(1 / (1 + np.exp(-2.0)), abs=1e-4)
+    assert decision.threshold == 0.6
+
+
+def test_only_turns_that_abstain_after_an_anchor_need_a_joined_text() -> None:
+    policy = make_policy()
+    turns = ["thanks", "prune roses", "thanks", "knead dough", "and then?"]
+    known = {turn: encode(turn) for turn in turns}
+    assert policy.joints(turns, known) == [join_turns("prune roses", "thanks"), join_turns("knead dough", "and then?")]
+
+
+def test_a_threshold_reached_exactly_is_reached() -> None:
+    policy = make_policy()
+    known = {"x": Encoded(np.zeros(2, dtype=np.float32), np.zeros((2, 4)), np.array([0.5, 0.0]))}
+    assert policy.decide(["x"], known).route == "bread"
