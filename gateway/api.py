@@ -16,6 +16,7 @@ import numpy as np
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
+from .auth import OPEN
 from .context import Gateway, Record, gateway_of
 from .errors import ExpertNotFound, GatewayError, InvalidRequest
 from .experts import AUTO, BASE, Expert
@@ -78,9 +79,14 @@ async def model(request: Request, name: str) -> dict[str, Any]:
 
 
 def client_of(request: Request) -> str:
-    """The client's name. Raises: AuthenticationError: keys are in use and it has none."""
+    """The client's name for limits and logs: its key's name, or its address when no keys are in use.
+
+    Raises:
+        AuthenticationError: keys are in use and it has none.
+    """
     headers = request.headers
-    return gateway_of(request).keyring.client(headers.get("authorization"), headers.get("x-api-key"))
+    name = gateway_of(request).keyring.client(headers.get("authorization"), headers.get("x-api-key"))
+    return f"{OPEN}:{request.client.host}" if name == OPEN and request.client else name
 
 
 async def read_json(request: Request) -> Any:

@@ -17,8 +17,11 @@ from pathlib import Path
 
 from .errors import AuthenticationError, ConfigError, RateLimited
 
-__all__ = ["Keyring", "RateLimiter", "admin_key_file", "is_loopback", "load_keys"]
+__all__ = ["OPEN", "Keyring", "RateLimiter", "admin_key_file", "is_loopback", "load_keys"]
 
+OPEN = "open"
+"""Every client's name when no keys are set."""
+_MAX_BUCKETS = 10_000
 _HASHED = re.compile(r"sha256:([0-9a-f]{64})")
 
 
@@ -95,7 +98,7 @@ class Keyring:
             AuthenticationError: keys are in use and this is none of them.
         """
         if not self._keys:
-            return "open"
+            return OPEN
         given = _digest(_key(authorization, x_api_key))
         name = self._keys.get(given) or ("admin" if hmac.compare_digest(given, self._admin) else None)
         if name is None:
@@ -131,6 +134,9 @@ class RateLimiter:
             return
         now = self._clock()
         rate = self._per_minute / 60
+        if len(self._buckets) > _MAX_BUCKETS:
+            quiet = now - 60  # a bucket is full again after a minute: the same as none
+            self._buckets = {name: bucket for name, bucket in self._buckets.items() if bucket[1] > quiet}
         level, at = self._buckets.get(client, (float(self._per_minute), now))
         level = min(float(self._per_minute), level + (now - at) * rate)
         if level < 1:

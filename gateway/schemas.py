@@ -136,7 +136,7 @@ def _message_texts(messages: Sequence[Any], field: str) -> tuple[tuple[str, ...]
 
 def _content_text(content: Any, where: str) -> str:
     if content is None or isinstance(content, str):
-        return content or ""
+        return _encodable(content or "", where)
     if not isinstance(content, list):
         raise InvalidRequest(f"{where!r} must be a string or a list of parts, found {_kind(content)}.", param=where)
     texts: list[str] = []
@@ -148,19 +148,29 @@ def _content_text(content: Any, where: str) -> str:
         text = part.get("text")
         if text is not None and not isinstance(text, str):
             raise InvalidRequest(f"'{where}[{index}].text' must be a string, found {_kind(text)}.", param=where)
-        texts.append(text or "")
+        texts.append(_encodable(text or "", where))
     return "\n".join(texts)
+
+
+def _encodable(text: str, where: str) -> str:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        message = f"{where!r} holds half of a surrogate pair at position {error.start}, which is not text."
+        raise InvalidRequest(message, param=where) from error
+    return text
 
 
 def _completion_texts(body: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
     prompt = body.get("prompt")
     if isinstance(prompt, str) and prompt:
-        return (prompt,), prompt
+        return (_encodable(prompt, "prompt"),), prompt
     if isinstance(prompt, list) and prompt:
         texts = [item for item in prompt if isinstance(item, str)]
         if len(texts) in (0, len(prompt)):
             # Token ids cannot be routed on: an empty turn, which the router answers with the fallback.
-            return ("\n".join(texts),), "\n".join(texts) or repr(prompt)
+            joined = _encodable("\n".join(texts), "prompt")
+            return (joined,), joined or repr(prompt)
     raise InvalidRequest(
         f"'prompt' must be a string, a list of strings or a list of tokens, not empty; found {_kind(prompt)}.",
         param="prompt",
@@ -171,6 +181,7 @@ def _response_texts(body: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
     given = body.get("input")
     instructions = body.get("instructions") if isinstance(body.get("instructions"), str) else ""
     if isinstance(given, str):
+        _encodable(given, "input")
         return ((given,) if given.strip() else ()), f"{instructions}\0{given}"
     if isinstance(given, list) and all(isinstance(item, str) for item in given):
         given = [{"role": "user", "content": item} for item in given]

@@ -88,6 +88,9 @@ class EventStream(Response):
             for task in (streaming, gone):
                 await _cancel(task)
             await asyncio.shield(asyncio.ensure_future(self._close()))
+        error = None if streaming.cancelled() else streaming.exception()
+        if error is not None and not isinstance(error, (TimeoutError, OSError)):  # those: the client stalled or left
+            raise error
 
     async def _stream(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
