@@ -247,9 +247,11 @@ class Backend:
         if not self.cache_prompt:
             sent["cache_prompt"] = False
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=self._stall_s)
+        # llama-server promises keep-alive but closes after a stream: a pooled connection would break the next request.
+        headers = {**self._headers, "Connection": "close"}
         with _translated():
             response = await self._session.post(
-                self.url + path, json=sent, headers=self._headers, timeout=timeout, allow_redirects=False
+                self.url + path, json=sent, headers=headers, timeout=timeout, allow_redirects=False
             )
         try:
             if response.status == 200 and response.content_type == "text/event-stream":

@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from word_embedder import WordEmbedder, examples, negatives
+
+from router import ArtifactError, FittedRouter, load_artifact, load_or_fit
+
+
+def test_a_saved_router_judges_as_before(fitted: FittedRouter, embedder: WordEmbedder, tmp_path: Path) -> None:
+    fitted.save(tmp_path / "deep" / "router.npz")
+    loaded = load_artifact(tmp_path / "deep" / "router.npz")
+    vectors = embedder.embed(["prune my rose", "a python laptop", "thanks"])
+    for before, after in zip(fitted.encode(vectors), loaded.encode(vectors), strict=True):
+        np.testing.assert_array_equal(before.scores, after.scores)
+    assert (loaded.routes, loaded.threshold) == (fitted.routes, fitted.threshold)
+    assert (loaded.provenance, loaded.metrics) == (fitted.provenance, fitted.metrics)
+    assert loaded.policy.continuation.threshold == fitted.policy.continuation.threshold
+
+
+def test_saving_leaves_nothing_but_the_file(fitted: FittedRouter, tmp_path: Path) -> None:
+    for _ in range(2):
+        fitted.save(tmp_path / "router.npz")
+    assert [path.name for path in tmp_path.iterdir()] == ["router.npz"]
+
+
+def test_the_file_holds_no_pickle(fitted: FittedRouter, tmp_path: Path) -> None:
+    fitted.save(tmp_path / "router.npz")
+    with np.load(tmp_path / "router.npz", allow_pickle=False) as archive:
+        assert all(archive[name].dtype != object for name in archive.files)
+
+
+def write_garbage(path: Path) -> None:
+    path.write_bytes(b"not a router")
+
+
+def write_empty(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-500])
+
+
+def flip_bytes(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + 50] = bytes(50)
+    path.write_bytes(bytes(data))
+
+
+def drop_an_array(path: Path) -> None:
+    rewrite(path, lambda arrays: arrays.pop("duals"))
+
+
+def drop_the_meta(path: Path) -> None:
+    rewrite(path, lambda arrays: arrays.pop("meta"))
+
+
+def raise_the_format(path: Path) -> None:
+    def edit(arrays: dict[str, np.ndarray]) -> None:
+        meta = json.loads(arrays["meta"].tobytes())
+        arrays["meta"] = np.frombuffer(json.dumps(meta | {"format": 99}).encode(), dtype=np.uint8)
+
+    rewrite(path, edit)
+
+
+def rewrite(path: Path, edit: Callable[[dict[str, np.ndarray]], object]) -> None:
+    with np.load(path) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    edit(arrays)
+    np.savez(path, **arrays)
+
+
+def delete(path: Path) -> None:
+    path.unlink()
+
+
+DAMAGES = [
+    delete, write_empty, write_garbage, truncate, flip_bytes, drop_an_array, drop_the_meta, raise_the_format
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_an_artifact_error_that_names_it(
+    fitted: FittedRouter, tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "router.npz"
+    fitted.save(path)
+    damage(path)
+    with pytest.raises(ArtifactError, match=r"router\.npz"):
+        load_artifact(path)
+
+
+def small_examples() -> dict[str, list[str]]:
+    return {route: texts[:12] for route, texts in examples().items()}
+
+
+def test_a_router_is_fitted_once_for_the_same_input(embedder: WordEmbedder, tmp_path: Path) -> None:
+    path = tmp_path / "router.npz"
+    first, refitted = load_or_fit(path, small_examples(), negatives()[:12], embedder)
+    assert refitted
+    embedder.batches.clear()
+    second, refitted = load_or_fit(path, small_examples(), negatives()[:12], embedder)
+    assert not refitted
+    assert embedder.batches == []
+    assert second.provenance == first.provenance
+
+
+def test_a_damaged_file_is_fitted_again_and_replaced(embedder: WordEmbedder, tmp_path: Path) -> None:
+    path = tmp_path / "router.npz"
+    path.write_bytes(b"PK nonsense")
+    assert load_or_fit(path, small_examples(), [], embedder)[1] is True
+    assert zipfile.is_zipfile(path)
+    assert load_or_fit(path, small_examples(), [], embedder)[1] is False
+
+
+@pytest.mark.parametrize(
+    "changed", ["an example", "a new route", "negatives", "encoder", "seed", "max_false_abstain"]
+)
+def test_any_change_of_the_input_fits_again(tmp_path: Path, changed: str) -> None:
+    path, texts, outside = tmp_path / "router.npz", small_examples(), negatives()[:12]
+    load_or_fit(path, texts, outside, WordEmbedder())
+    if changed == "an example":
+        texts["bread"][3] = "an entirely new sourdough text"
+    if changed == "a new route":
+        texts["guitar"] = ["tune my guitar", "guitar strings snapped"]
+    if changed == "negatives":
+        outside = outside[:-1]
+    embedder = WordEmbedder("words-2" if changed == "encoder" else "words-1")
+    seed = 1 if changed == "seed" else 0
+    allowed = 0.1 if changed == "max_false_abstain" else 0.05
+    assert load_or_fit(path, texts, outside, embedder, seed=seed, max_false_abstain=allowed)[1] is True
+    assert load_or_fit(path, texts, outside, embedder, seed=seed, max_false_abstain=allowed)[1] is False

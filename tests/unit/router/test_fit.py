@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from word_embedder import WordEmbedder, examples, negatives
+
+from router import FittedRouter, RouterError, fit
+
+NEW_GARDEN = "please help with the compost and mulch of a seedling hedge"
+NEW_BREAD = "can you tell what yeast and flour the oven crust should have"
+NEW_OTHER = "can you tell when the president plays guitar for tax"
+
+
+def decide(fitted: FittedRouter, text: str) -> str | None:
+    (encoded,) = fitted.encode(WordEmbedder().embed([text]))
+    return fitted.policy.decide([text], {text: encoded}).route
+
+
+@pytest.mark.parametrize(("text", "route"), [(NEW_GARDEN, "garden"), (NEW_BREAD, "bread"), (NEW_OTHER, None)])
+def test_unseen_texts_reach_their_route_and_unrelated_ones_the_fallback(
+    fitted: FittedRouter, text: str, route: str | None
+) -> None:
+    assert decide(fitted, text) == route
+
+
+def test_fitting_tells_how_good_it_is_out_of_fold(fitted: FittedRouter) -> None:
+    assert fitted.metrics["accuracy"] > 0.95
+    assert fitted.metrics["auroc"] > 0.9
+    assert fitted.metrics["false_abstain"] <= 0.05 + 1e-9
+    assert 0.0 < fitted.threshold < 1.0
+    assert fitted.warnings == ()
+
+
+def test_fitting_is_deterministic(fitted: FittedRouter) -> None:
+    again = fit(examples(), negatives(), WordEmbedder())
+    vectors = WordEmbedder().embed([NEW_GARDEN, NEW_OTHER])
+    for one, other in zip(fitted.encode(vectors), again.encode(vectors), strict=True):
+        np.testing.assert_array_equal(one.scores, other.scores)
+    assert again.threshold == fitted.threshold
+
+
+def test_the_order_of_the_routes_does_not_matter(fitted: FittedRouter) -> None:
+    turned = dict(reversed(examples().items()))
+    again = fit(turned, negatives(), WordEmbedder())
+    assert again.routes == fitted.routes == ("bread", "garden")
+    assert again.provenance == fitted.provenance
+
+
+def test_one_route_can_be_told_from_everything_else() -> None:
+    fitted = fit({"garden": examples()["garden"]}, negatives(), WordEmbedder())
+    assert decide(fitted, NEW_GARDEN) == "garden"
+    assert decide(fitted, NEW_OTHER) is None
+
+
+@pytest.mark.parametrize("routes", [["garden"], ["garden", "bread"]])
+def test_without_negatives_it_still_fits_and_warns(routes: list[str]) -> None:
+    fitted = fit({route: examples()[route] for route in routes}, [], WordEmbedder())
+    assert any("no negatives" in warning for warning in fitted.warnings)
+    assert decide(fitted, NEW_GARDEN) == "garden"
+    assert decide(fitted, "passport invoice football") is None
+
+
+def test_two_examples_a_route_are_enough_to_fit() -> None:
+    texts = {route: given[:2] for route, given in examples().items()}
+    fitted = fit(texts, negatives()[:3], WordEmbedder())
+    assert len(fitted.warnings) == 2
+    assert "has 2 examples" in fitted.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("texts", "outside", "message"),
+    [
+        pytest.param({}, [], "no routes", id="no routes"),
+        pytest.param({"a": []}, [], "route 'a' has 0 different examples", id="no examples"),
+        pytest.param({"a": ["x"]}, [], "route 'a' has 1 different", id="one example"),
+        pytest.param({"a": ["x", "X  "]}, [], "route 'a' has 1 different", id="one example, twice"),
+        pytest.param({"a": ["x", " "]}, [], "route 'a' has an empty text", id="empty example"),
+        pytest.param({"a": ["x", "y"]}, [""], "the negatives has an empty text", id="empty negative"),
+        pytest.param({"a": ["x", "y"], "b": ["z", "Y "]}, [], "'Y ' stands under both route 'a' and route 'b'", id="dup"),
+        pytest.param({"a": ["x", "y"]}, ["x"], "both route 'a' and the negatives", id="example among the negatives"),
+    ],
+)
+def test_bad_examples_are_refused_by_name(texts: dict[str, list[str]], outside: list[str], message: str) -> None:
+    with pytest.raises(RouterError, match=message):
+        fit(texts, outside, WordEmbedder())
+
+
+@pytest.mark.parametrize("allowed", [-0.1, 1.0, float("nan")])
+def test_an_impossible_share_of_abstentions_is_refused(allowed: float) -> None:
+    with pytest.raises(RouterError, match="max_false_abstain"):
+        fit(examples(), [], WordEmbedder(), max_false_abstain=allowed)
+
+
+def test_repeated_and_few_examples_are_warned_about() -> None:
+    texts = examples()
+    texts["bread"] = [*texts["bread"], texts["bread"][0].upper()]
+    texts["garden"] = texts["garden"][:49]
+    warnings = fit(texts, negatives(), WordEmbedder()).warnings
+    assert warnings == (
+        "route 'bread': 1 repeated texts were left out",
+        "route 'garden' has 49 examples; below 50, expect wrong and missed routes",
+    )
