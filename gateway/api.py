@@ -16,6 +16,8 @@ import numpy as np
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
+from router import RouterError
+
 from .auth import OPEN
 from .context import Gateway, Record, gateway_of
 from .errors import ExpertNotFound, GatewayError, InvalidRequest
@@ -30,6 +32,7 @@ __all__ = ["api", "client_of", "read_json"]
 api = APIRouter()
 
 _CLIENT_CLOSED = 499
+_INSTRUCTING = ("system", "developer")
 
 
 @api.post("/v1/chat/completions")
@@ -187,9 +190,12 @@ def _set_defaults(gateway: Gateway, wanted: CompletionRequest, expert: Expert | 
     body, limit = wanted.body, wanted.shape.token_fields[0]
     if expert is not None:
         for key, value in expert.manifest.generation.items():
-            body.setdefault(limit if key == "max_tokens" else key, value)
+            field = limit if key == "max_tokens" else key
+            if body.get(field) is None:  # an SDK sends null for what its caller left out
+                body[field] = value
         prompt = expert.manifest.system_prompt
-        if prompt and wanted.shape is Shape.CHAT and not any(m.get("role") == "system" for m in body["messages"]):
+        instructed = wanted.shape is not Shape.CHAT or any(m.get("role") in _INSTRUCTING for m in body["messages"])
+        if prompt and not instructed:
             body["messages"] = [{"role": "system", "content": prompt}, *body["messages"]]
     if gateway.thinking_off and wanted.shape is not Shape.COMPLETION:
         given = body.get("chat_template_kwargs")
@@ -253,7 +259,10 @@ async def _embed(request: Request, record: Record) -> Response:
     router = gateway.selector.router
     if router is None:
         raise InvalidRequest("There is no encoder: no expert is served.", status=503, code="no_encoder")
-    vectors, tokens = await router.embed(texts)
+    try:
+        vectors, tokens = await router.embed(texts)
+    except RouterError as error:
+        raise InvalidRequest(f"The encoder failed: {error}", status=503, code="encoder_failed") from error
     record.outcome.prompt_tokens = tokens
     record.finish(200)
     rows = [

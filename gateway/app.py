@@ -147,6 +147,7 @@ def create_app(gateway: Gateway, *, cors_origins: Sequence[str] = ("*",)) -> Fas
     app.add_exception_handler(HTTPException, _render_http_error)
     app.add_exception_handler(RequestValidationError, _render_validation_error)
     app.add_exception_handler(Exception, _render_unknown_error)
+    app.add_middleware(_Unexpected)
     app.add_middleware(
         CORSMiddleware,
         allow_origins=list(cors_origins),
@@ -313,6 +314,30 @@ async def _render_unknown_error(request: Request, error: Exception) -> JSONRespo
     return _envelope(
         request, 500, error_body("The gateway failed; its log says why.", "server_error", "internal_error")
     )
+
+
+class _Unexpected:
+    """Renders what nobody foresaw below CORS and request ids, so that such an answer carries them too."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def watched(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except Exception as error:
+            if begun or scope["type"] != "http":
+                raise
+            log.exception("unexpected failure", extra={"request_id": scope["state"]["request_id"]})
+            response = await _render_unknown_error(Request(scope), error)
+            await response(scope, receive, send)
 
 
 class _RequestId:

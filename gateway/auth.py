@@ -52,8 +52,9 @@ def load_keys(file: Path | None, plain: str | None) -> dict[str, str]:
         return keys
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise ConfigError(f"keys file {file}: cannot be read: {error.strerror or error}") from error
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
+        raise ConfigError(f"keys file {file}: cannot be read: {reason}") from error
     for number, line in enumerate(lines, 1):
         words = line.split("#", 1)[0].split()
         if not words:

@@ -31,6 +31,8 @@ def main() -> None:
     params.n_gpu_layers = spec["gpu_layers"]
     params.model_alias = {spec["alias"]}
     params.api_keys = [spec["api_key"]]
+    params.n_batch = spec["batch_tokens"]
+    params.n_ubatch = min(512, spec["batch_tokens"])
     params.cache_ram_mib = spec["cache_ram_mib"]
     params.endpoint_slots = True
     params.endpoint_metrics = True

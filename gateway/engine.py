@@ -175,14 +175,14 @@ class Engine:
             try:
                 missing = await self._bring_up(member)
                 break
-            except BackendStartError as error:
+            except BackendStartError:
                 await self._stop(member)
-                named = [e for e in experts if str(e.adapter_path) in error.message]
-                if not named:
+                refused = _not_loaded(member)
+                if not refused:
                     raise
-                rejected |= {e.name: f"{e.adapter_path}: llama.cpp cannot load this adapter" for e in named}
-                experts = tuple(e for e in experts if e not in named)
-                log.error("adapter refused by the engine", extra={"experts": [e.name for e in named]})
+                log.error("adapter refused by the engine", extra={"experts": list(refused)})
+                rejected |= refused
+                experts = tuple(e for e in experts if e.name not in refused)
             except BaseException:
                 await self._stop(member)
                 raise
@@ -224,6 +224,7 @@ class Engine:
         until = time.monotonic() + self._config.start_s
         while not await member.backend.is_healthy():
             if member.process is not None and not member.process.running:
+                await member.process.wait()
                 raise BackendStartError(f"the engine ended while starting: {member.process.last_words()}")
             if time.monotonic() > until:
                 raise BackendStartError(
@@ -331,6 +332,16 @@ def _expected(experts: Sequence[Expert]) -> tuple[dict[str, Path], dict[str, flo
     return paths, {expert.name: expert.manifest.scale for expert in experts}
 
 
+def _not_loaded(member: _Member) -> dict[str, str]:
+    """The experts whose adapter files llama.cpp complained of as it ended, with its reason."""
+    reasons: dict[str, str] = {}
+    for expert in member.experts if member.process is not None else ():
+        path = expert.adapter_path
+        if (why := member.process.why_not_loaded(str(path))) is not None:
+            reasons[expert.name] = f"{path}: llama.cpp cannot load this adapter: {why}"
+    return reasons
+
+
 def _last_words(member: _Member) -> str:
     return member.process.last_words() if member.process else "not our process"
 
@@ -345,10 +356,10 @@ async def kv_is_safe(backend: Backend) -> bool:
     expert = next(name for name in sorted(backend.experts) if name != BASE)
     slots = backend.props.slots if backend.props else 1
     nonce = f"{time.time_ns():x}"
-    text = f"{nonce} " + " ".join(f"{nonce[i % 8 :]} item {i} of the probe list;" for i in range(12))
+    text = f"{nonce} " + " ".join(f"{nonce[i % 8 :]} item {i} of the probe list;" for i in range(4))
     await backend.timings(text, expert)
     for filler in range(slots + 1):
-        other = " ".join(f"filler {filler} line {i * 7 + filler} {nonce[filler % 8 :]}." for i in range(12))
+        other = " ".join(f"filler {filler} line {i * 7 + filler} {nonce[filler % 8 :]}." for i in range(4))
         await backend.timings(f"{filler} {other}", BASE)
     last = await backend.timings(text, BASE)
     reused, read = int(last["cache_n"]), int(last["prompt_n"])

@@ -233,8 +233,10 @@ class LeasePool:
         started = self._clock()
         try:
             await self._activators[name].activate(expert)
-        except BackendError as error:
-            log.error("swap failed", extra={"backend": name, "expert": expert, "error": error.message})
+        except Exception as error:  # whatever it was, nobody knows now what is active there
+            known = isinstance(error, BackendError)
+            facts = {"backend": name, "expert": expert, "error": str(error)}
+            log.error("swap failed", exc_info=not known, extra=facts)
             self.backend_down(name)
             self._on_down(name)
             return

@@ -45,6 +45,9 @@ class LaunchSpec:
     alias: str
     cache_ram_mib: int = 0
     """0 switches llama-server's RAM prompt cache off. Any other value lets one expert's KV be restored for another."""
+    batch_tokens: int = 256
+    """Prompt tokens computed at one go: a client that leaves frees its slot only between two of them, and the other
+    slots wait as long. llama-server's own 2048 takes seconds on a CPU; a GPU is a little faster with more than 256."""
     verbosity: int = 2
     api_key: str = field(default_factory=lambda: secrets.token_hex(16))
     """Keeps everyone but the gateway off the server: nobody else may change scales or take slots."""
@@ -62,6 +65,7 @@ def binary_arguments(executable: str, spec: LaunchSpec, extra: Sequence[str] = (
     arguments = [executable, "--model", spec.model, "--host", spec.host, "--port", str(spec.port)]
     arguments += ["--parallel", str(spec.slots), "--ctx-size", str(spec.slots * spec.ctx_per_slot)]
     arguments += ["--threads", str(spec.threads), "--alias", spec.alias]
+    arguments += ["--batch-size", str(spec.batch_tokens), "--ubatch-size", str(min(512, spec.batch_tokens))]
     arguments += ["--cache-ram", str(spec.cache_ram_mib), "--metrics", "--slots", "--no-webui"]
     if spec.gpu_layers >= 0:
         arguments += ["--n-gpu-layers", str(spec.gpu_layers)]
@@ -118,10 +122,10 @@ class EngineProcess:
         """Start the child; it is not ready yet.
 
         Raises:
-            BackendStartError: its port is taken, or the executable cannot be run.
+            ConfigError: its port is taken, or the executable cannot be run.
         """
         if not port_is_free(self.spec.host, self.spec.port):
-            raise BackendStartError(
+            raise ConfigError(
                 f"engine port {self.spec.port} on {self.spec.host} is taken: stop what listens there or set engine.port"
             )
         if self._executable is None:
@@ -143,7 +147,7 @@ class EngineProcess:
                 preexec_fn=_die_with_parent if sys.platform == "linux" else None,
             )
         except OSError as error:
-            raise BackendStartError(f"cannot run {arguments[0]!r}: {error.strerror or error}") from error
+            raise ConfigError(f"cannot run {arguments[0]!r}: {error.strerror or error}") from error
         self._readers = [asyncio.create_task(self._read(s)) for s in (self._process.stdout, self._process.stderr) if s]
         if self._executable is None and self._process.stdin is not None:
             with contextlib.suppress(ConnectionError):
@@ -151,10 +155,21 @@ class EngineProcess:
                 await self._process.stdin.drain()
 
     async def wait(self) -> int:
-        """Wait until the child has ended; its exit status (negative: the signal)."""
+        """Wait until the child has ended and its log is read; its exit status (negative: the signal)."""
         if self._process is None:
             raise BackendStartError("the engine was never started")
-        return await self._process.wait()
+        status = await self._process.wait()
+        await asyncio.wait(self._readers, timeout=1)
+        return status
+
+    def why_not_loaded(self, adapter: str) -> str | None:
+        """What llama.cpp logged as it failed to load this adapter; None when it did not complain of it."""
+        lines = list(self._tail)
+        named = next((i for i, line in enumerate(lines) if f"'{adapter}'" in line and "failed" in line), None)
+        if named is None:
+            return None
+        cause = lines[named - 1] if named else lines[named]
+        return cause.partition(": ")[2] or cause
 
     def last_words(self) -> str:
         """The last log lines that name an error, else the last few, in one line."""

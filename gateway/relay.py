@@ -177,8 +177,6 @@ class Answer:
 
 
 def _has_token(event: bytes) -> bool:
-    if b'"content":null' in event:
-        return False
     return any(
         mark in event
         for mark in (b'"content":"', b'"text":"', b'"reasoning_content":"', b'"tool_calls":', b'"delta":"')
@@ -242,9 +240,12 @@ class Relay:
         if backend is None:
             raise BackendUnavailable(f"Backend {lease.backend} went away.", status=503, retry_after_s=1)
         deadline_s = started + self._limits.request_s
+        body = request.body
+        if not request.stream and request.shape is not Shape.RESPONSE:  # a plain answer always tells its usage
+            body = {**body, "stream_options": {"include_usage": True}}
         try:
             async with asyncio.timeout_at(deadline_s):
-                stream = await backend.open_stream(request.shape.value, request.body, selection.expert, lease.slot)
+                stream = await backend.open_stream(request.shape.value, body, selection.expert, lease.slot)
                 try:
                     events = stream.events()
                     first = await anext(events, None)

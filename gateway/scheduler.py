@@ -19,7 +19,8 @@ Rules, as numbered in docs/ARCHITECTURE.md:
 
 An expert "has waited" since its oldest waiter arrived, or since its own last turn ended, whichever is later. So a
 long backlog of one expert cannot outrank a newcomer of another after each of its own turns, and the head waiter of an
-expert starts within ``quantum + k * (longest lease + swap)``, where k is the number of other experts waiting.
+expert starts within ``quantum + swap + k * (longest lease + swap)`` on one backend, where k is the number of other
+experts waiting or running.
 """
 
 from __future__ import annotations
@@ -132,6 +133,10 @@ class Backend:
         """Whether it may grant to ``expert`` as far as its state and turn go (rules 2 and 5)."""
         return self.state is BackendState.UP and self.turn_open and not self.retiring and self.active == expert
 
+    def fits(self, request: Request) -> bool:
+        """Whether it could ever run ``request``, whatever it does now."""
+        return request.expert in self.experts and request.width <= len(self.slots)
+
 
 @dataclass(slots=True)
 class _Waiting:
@@ -179,9 +184,6 @@ class Scheduler:
     def submit(self, request: Request, now: float) -> list[Action]:
         if self._shutdown:
             return [Reject(request, RejectReason.SHUTDOWN)]
-        widest = max((len(b.slots) for b in self.backends.values()), default=request.width)
-        if request.width > widest:
-            return [Reject(request, RejectReason.TOO_WIDE)]
         self._waiting.setdefault(request.expert, _Waiting()).requests.append(request)
         actions = self._schedule(now)
         if any(isinstance(a, Grant) and a.lease.request is request for a in actions):
@@ -264,25 +266,31 @@ class Scheduler:
 
     def _schedule(self, now: float) -> list[Action]:
         actions = self._expire(now)
-        self._reopen_turns()
-        self._close_turns(now)
-        actions += self._grant(now)
-        # A grant can use up the slots that kept an overdue expert out: look once more.
-        self._close_turns(now)
-        actions += self._swap_idle(now)
+        # A grant starts a turn that may be due to close at once, and a swap reopens what other backends closed for its
+        # expert: decide until nothing changes.
+        while decided := self._decide(now):
+            actions += decided
         for backend in [b for b in self.backends.values() if b.retiring and not b.running]:
             if backend.state is not BackendState.SWAPPING:
                 del self.backends[backend.name]
                 actions.append(Retired(backend.name))
         return actions
 
+    def _decide(self, now: float) -> list[Action]:
+        self._reopen_turns()
+        self._close_turns(now)
+        return self._grant(now) + self._swap_idle(now)
+
     def _expire(self, now: float) -> list[Action]:
-        """Rule 7."""
+        """Rule 7; and what no backend has slots for must not keep those behind it waiting."""
         actions: list[Action] = []
+        widest = max((len(b.slots) for b in self.backends.values() if not b.retiring), default=None)
         for waiting in self._waiting.values():
-            for request in [r for r in waiting.requests if r.deadline_s <= now]:
-                waiting.requests.remove(request)
-                actions.append(Reject(request, RejectReason.DEADLINE))
+            for request in list(waiting.requests):
+                too_wide = widest is not None and request.width > widest
+                if too_wide or request.deadline_s <= now:
+                    waiting.requests.remove(request)
+                    actions.append(Reject(request, RejectReason.TOO_WIDE if too_wide else RejectReason.DEADLINE))
         return actions
 
     def _grant(self, now: float) -> list[Action]:
@@ -313,21 +321,22 @@ class Scheduler:
         """A closed turn opens again when those it closed for have gone."""
         unserved = self._unserved()
         for backend in self.backends.values():
-            if not backend.turn_open and not any(e in backend.experts and e != backend.active for e in unserved):
+            if not backend.turn_open and not any(e != backend.active and backend.fits(self._head(e)) for e in unserved):
                 backend.turn_open = True
 
     def _close_turns(self, now: float) -> None:
         """Rule 5, first half: one turn closes for each overdue expert that no backend is coming to serve."""
-        overdue = [expert for expert in self._unserved() if now - self._waiting[expert].since() >= self.quantum_s]
-        closed = sum(not backend.turn_open for backend in self.backends.values())
-        for expert in overdue[closed:]:
-            open_turns = [
-                b
-                for b in self.backends.values()
-                if b.state is BackendState.UP and b.turn_open and b.running and not b.retiring
-                if b.active != expert and expert in b.experts
-            ]
-            if open_turns:
+        busy = [b for b in self.backends.values() if b.state is BackendState.UP and b.running and not b.retiring]
+        closed = [b.name for b in busy if not b.turn_open]
+        for expert in self._unserved():
+            # Added up as in next_event_s: a difference can round to less than the quantum at the very time it names.
+            if self._waiting[expert].since() + self.quantum_s > now:
+                continue
+            able = [b for b in busy if b.active != expert and b.fits(self._head(expert))]
+            coming = next((b.name for b in able if b.name in closed), None)
+            if coming is not None:
+                closed.remove(coming)
+            elif open_turns := [b for b in able if b.turn_open]:
                 min(open_turns, key=lambda b: b.running).turn_open = False
 
     def _swap_idle(self, now: float) -> list[Action]:
@@ -335,8 +344,8 @@ class Scheduler:
         actions: list[Action] = []
         idle = [b for b in self.backends.values() if b.state is BackendState.UP and not b.running and not b.retiring]
         for backend in sorted(idle, key=lambda b: b.idle_since):
-            able = [e for e in self._by_wait() if e in backend.experts and e != backend.active]
-            able = [e for e in able if not self._is_coming(e) and self._head(e).width <= len(backend.slots)]
+            able = [e for e in self._by_wait() if e != backend.active and backend.fits(self._head(e))]
+            able = [e for e in able if not self._is_coming(e)]
             if not able:
                 continue
             if backend.active is not None:
@@ -361,7 +370,8 @@ class Scheduler:
         return [
             expert
             for expert in self._by_wait()
-            if not self._is_coming(expert) and not any(b.grants(expert) for b in self.backends.values())
+            if not self._is_coming(expert)
+            and not any(b.grants(expert) and b.fits(self._head(expert)) for b in self.backends.values())
         ]
 
     def _over_limit(self, request: Request) -> RejectReason | None:
@@ -372,8 +382,10 @@ class Scheduler:
         return RejectReason.CLIENT_QUEUE_FULL if mine > self.max_queue_per_client else None
 
     def _lose_leases(self, name: str) -> None:
-        for lease_id in [lease.id for lease in self.leases.values() if lease.backend == name]:
-            del self.leases[lease_id]
+        for lease in [lease for lease in self.leases.values() if lease.backend == name]:
+            del self.leases[lease.id]
+            for index in lease.slots:
+                self.backends[name].slots[index].lease = None
 
 
 def _fittest(able: list[Backend], conversation: str) -> Backend:

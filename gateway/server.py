@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import signal
 import socket
 import sys
 import time
 from collections.abc import Sequence
+from types import FrameType
 
 import uvicorn
 
@@ -79,6 +81,11 @@ class _Server(uvicorn.Server):
         self._gateway = gateway
         self._drain_s = drain_s
         self._ready = ready
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """As uvicorn's, but the signal is not raised again at the end: that would kill us before all is closed."""
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

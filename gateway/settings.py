@@ -14,7 +14,13 @@ from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator, model_validator
-from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
 
 from .errors import ConfigError
 
@@ -174,6 +180,8 @@ def load_settings(path: Path | None = None, overrides: Mapping[str, Any] | None 
         return Loaded()
     except ValidationError as error:
         raise ConfigError(_describe(error, path)) from error
+    except SettingsError as error:
+        raise ConfigError(f"environment: {error}: lists and whole sections are written as JSON there") from error
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -197,8 +205,9 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         seen: set[Any] = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=deep)
-            if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key!r}", key_node.start_mark)
+            if not isinstance(key, str) or key in seen:
+                problem = "duplicate key" if isinstance(key, str) else "a key must be a text, found"
+                raise yaml.constructor.ConstructorError(None, None, f"{problem} {key!r}", key_node.start_mark)
             seen.add(key)
         return super().construct_mapping(node, deep)
 

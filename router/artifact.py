@@ -26,7 +26,7 @@ from router.errors import ArtifactError
 from router.threshold import Gate
 
 FORMAT = 1
-RECIPE = 1
+RECIPE = 2
 """Raised whenever `fit` would give another router for the same input."""
 
 
@@ -37,6 +37,7 @@ class Provenance:
     examples: Mapping[str, str]
     """Sha256 of each route's examples."""
 
+    passages: Mapping[str, str]
     negatives: str
     embedder: str
     """The encoder's fingerprint."""
@@ -50,13 +51,17 @@ class Provenance:
         cls,
         examples: Mapping[str, Sequence[str]],
         negatives: Sequence[str],
+        passages: Mapping[str, Sequence[str]],
         fingerprint: str,
+        *,
         seed: int,
         max_false_abstain: float,
     ) -> Provenance:
         """Compute it from the arguments of `fit`."""
-        hashes = {route: hash_texts(texts) for route, texts in sorted(examples.items())}
-        return cls(hashes, hash_texts(negatives), fingerprint, seed, max_false_abstain)
+        hashes, passage_hashes = (
+            {route: hash_texts(texts) for route, texts in sorted(given.items())} for given in (examples, passages)
+        )
+        return cls(hashes, passage_hashes, hash_texts(negatives), fingerprint, seed, max_false_abstain)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +128,7 @@ def load_artifact(path: Path) -> FittedRouter:
         ArtifactError: the file is missing, damaged, or of another format.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         meta = json.loads(arrays.pop("meta").tobytes())
         if meta["format"] != FORMAT:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from router.errors import RouterError
 
@@ -11,33 +12,58 @@ FEW_EXAMPLES = 50
 """Below it a route is fitted with a warning: measured on CLINC150, accuracy and abstention fall steeply there."""
 
 
+@dataclass(frozen=True)
+class Checked:
+    """Texts to fit on, each once, routes in alphabetical order; a label is a route, or None for no route."""
+
+    judged: list[tuple[str, str | None]]
+    """Examples and negatives: learnt from, and calibrated on."""
+
+    passages: list[tuple[str, str | None]]
+    """Learnt from only."""
+
+    warnings: tuple[str, ...]
+
+
 def check_examples(
-    examples: Mapping[str, Sequence[str]], negatives: Sequence[str]
-) -> tuple[list[tuple[str, str | None]], tuple[str, ...]]:
-    """Return every text once with its route (None for a negative), routes in alphabetical order, and warnings.
+    examples: Mapping[str, Sequence[str]], negatives: Sequence[str], passages: Mapping[str, Sequence[str]]
+) -> Checked:
+    """Check and order what was given to `fit`.
 
     Raises:
-        RouterError: no routes, fewer than two examples of one, an empty text, or a text under two labels.
+        RouterError: no routes, fewer than two examples of one, an empty text, a text under two labels, or passages of
+            a route without examples.
     """
     if not examples:
         raise RouterError("no routes: give examples of at least one")
+    if unknown := sorted(set(passages) - set(examples)):
+        raise RouterError(f"passages of {unknown}, which have no examples; routes: {sorted(examples)}")
     owners: dict[str, str | None] = {}
-    originals: list[tuple[str, str | None]] = []
+    judged: list[tuple[str, str | None]] = []
     warnings: list[str] = []
     for route, texts in [*sorted(examples.items()), (None, negatives)]:
-        before = len(originals)
-        for text in texts:
-            key = _normalise(text, route)
-            if key not in owners:
-                owners[key] = route
-                originals.append((text, route))
-            elif owners[key] != route:
-                raise RouterError(f"{text!r} stands under both {_name(owners[key])} and {_name(route)}; keep one")
-        count = len(originals) - before
-        if count < len(texts):
-            warnings.append(f"{_name(route)}: {len(texts) - count} repeated texts were left out")
-        warnings += _judge_count(route, count)
-    return originals, tuple(warnings)
+        fresh = _take_new(texts, route, owners)
+        if len(fresh) < len(texts):
+            warnings.append(f"{_name(route)}: {len(texts) - len(fresh)} repeated texts were left out")
+        warnings += _judge_count(route, len(fresh))
+        judged += [(text, route) for text in fresh]
+    taught: list[tuple[str, str | None]] = [
+        (text, route) for route, texts in sorted(passages.items()) for text in _take_new(texts, route, owners)
+    ]
+    return Checked(judged, taught, tuple(warnings))
+
+
+def _take_new(texts: Sequence[str], route: str | None, owners: dict[str, str | None]) -> list[str]:
+    """Return the texts not seen before and note them in `owners`, by their normalised form."""
+    fresh = []
+    for text in texts:
+        key = _normalise(text, route)
+        if key not in owners:
+            owners[key] = route
+            fresh.append(text)
+        elif owners[key] != route:
+            raise RouterError(f"{text!r} stands under both {_name(owners[key])} and {_name(route)}; keep one")
+    return fresh
 
 
 def _normalise(text: str, route: str | None) -> str:

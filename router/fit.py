@@ -21,8 +21,8 @@ from router.continuation import N_SIGNALS
 from router.conversation import Policy
 from router.embedding import Embedder, Vectors
 from router.errors import ArtifactError, RouterError
-from router.examples import check_examples
-from router.followups import FollowUpPairs, build_pairs, fit_continuation
+from router.examples import Checked, check_examples
+from router.followups import NO_FOLD, PHRASES, Corpus, FollowUpPairs, build_pairs, fit_continuation
 from router.threshold import Scores
 
 FOLDS = 5
@@ -30,6 +30,7 @@ MAX_CLUSTERS = 15
 EXAMPLES_PER_CLUSTER = 4
 REGULARISATION_C = 10.0
 MACHINE_C = 5.0
+MAX_MACHINE_TEXTS = 8000
 
 
 def fit(
@@ -37,40 +38,46 @@ def fit(
     negatives: Sequence[str],
     embedder: Embedder,
     *,
+    passages: Mapping[str, Sequence[str]] | None = None,
     seed: int = 0,
     max_false_abstain: float = 0.05,
 ) -> FittedRouter:
     """Fit a router; deterministic for equal arguments.
 
     Args:
-        examples: texts of each route, two or more; fewer than 50 are fitted with a warning.
+        examples: what people ask, by route, two or more each; fewer than 50 are fitted with a warning.
         negatives: texts no route should get, resembling the real unwanted traffic; without them the threshold rests
             on the examples alone and far more unwanted texts are accepted.
+        passages: other texts on a route's topic, such as answers and training rows. They teach its vocabulary, but
+            nothing is calibrated on them, since they need not resemble what people ask.
         max_false_abstain: 0–1, most of the examples that may fall below the threshold out of fold.
 
     Raises:
         RouterError: no routes, a route with fewer than two examples, an empty text, or a text under two labels.
         EmbeddingError: the encoder failed.
     """
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # comes with scikit-learn
+
     if not 0.0 <= max_false_abstain < 1.0:
         raise RouterError(f"max_false_abstain is {max_false_abstain}, allowed is 0 to below 1")
-    labelled, warnings = check_examples(examples, negatives)
+    provenance = Provenance.describe(
+        examples, negatives, passages or {}, embedder.fingerprint, seed=seed, max_false_abstain=max_false_abstain
+    )
+    checked = check_examples(examples, negatives, passages or {})
     routes = tuple(sorted(examples))
-    index = {route: number for number, route in enumerate(routes)}
-    texts = [text for text, _ in labelled]
-    labels = np.array([OUTSIDE if route is None else index[route] for _, route in labelled], dtype=np.int64)
-    vectors = embedder.embed(texts)
-    folds = _assign_folds(labels, seed)
-    pairs = build_pairs(texts, vectors, labels, folds, embedder, seed)
-    with python_warnings.catch_warnings():
+    data = _embed(checked, routes, embedder, seed)
+    pairs = build_pairs(data, embedder, seed)
+    # One thread: the problems are small, and spinning BLAS threads would fight a llama-server for the cores.
+    with threadpool_limits(1), python_warnings.catch_warnings():
         # Convergence warnings are expected on few examples; the out-of-fold metrics judge the result.
         python_warnings.simplefilter("ignore")
-        evidence, signals = _out_of_fold(vectors, labels, folds, pairs, seed)
-        gate, metrics = calibrate(evidence, labels, max_false_abstain=max_false_abstain)
+        evidence, signals = _out_of_fold(data, pairs, seed)
+        judged = slice(len(checked.judged))
+        gate, metrics = calibrate(evidence[judged], data.labels[judged], max_false_abstain=max_false_abstain)
         continuation, more = fit_continuation(pairs, signals, gate)
-        classifier = fit_classifier(vectors, labels, seed)
-    provenance = Provenance.describe(examples, negatives, embedder.fingerprint, seed, max_false_abstain)
-    return FittedRouter(classifier, Policy(routes, gate, continuation), provenance, metrics | more, warnings)
+        classifier = fit_classifier(data.vectors, data.labels, seed)
+    policy = Policy(routes, gate, continuation)
+    return FittedRouter(classifier, policy, provenance, metrics | more, checked.warnings)
 
 
 def load_or_fit(
@@ -79,6 +86,7 @@ def load_or_fit(
     negatives: Sequence[str],
     embedder: Embedder,
     *,
+    passages: Mapping[str, Sequence[str]] | None = None,
     seed: int = 0,
     max_false_abstain: float = 0.05,
 ) -> tuple[FittedRouter, bool]:
@@ -90,7 +98,9 @@ def load_or_fit(
     Raises:
         RouterError, EmbeddingError: as `fit`.
     """
-    wanted = Provenance.describe(examples, negatives, embedder.fingerprint, seed, max_false_abstain)
+    wanted = Provenance.describe(
+        examples, negatives, passages or {}, embedder.fingerprint, seed=seed, max_false_abstain=max_false_abstain
+    )
     try:
         stored = load_artifact(path)
     except ArtifactError:
@@ -98,9 +108,25 @@ def load_or_fit(
     else:
         if stored.provenance == wanted:
             return stored, False
-    fitted = fit(examples, negatives, embedder, seed=seed, max_false_abstain=max_false_abstain)
+    fitted = fit(examples, negatives, embedder, passages=passages, seed=seed, max_false_abstain=max_false_abstain)
     fitted.save(path)
     return fitted, True
+
+
+def _embed(checked: Checked, routes: Sequence[str], embedder: Embedder, seed: int) -> Corpus:
+    """Put examples, negatives, follow-up phrases and passages side by side, in this order.
+
+    Follow-up phrases belong to no route on their own: they are learnt as negatives, and nothing is calibrated on them.
+    """
+    labelled = [*checked.judged, *((phrase, None) for phrase in PHRASES), *checked.passages]
+    index = {route: number for number, route in enumerate(routes)}
+    labels = np.array([OUTSIDE if route is None else index[route] for _, route in labelled], dtype=np.int64)
+    texts = [text for text, _ in labelled]
+    folds = np.full(len(texts), NO_FOLD, dtype=np.int64)
+    n_folded = len(texts) - len(checked.passages)
+    folds[:n_folded] = _assign_folds(labels[:n_folded], seed)
+    phrases = slice(len(checked.judged), n_folded)
+    return Corpus(texts, embedder.embed(texts), labels, folds, phrases)
 
 
 def fit_classifier(vectors: Vectors, labels: Indices, seed: int) -> Classifier:
@@ -113,8 +139,8 @@ def fit_classifier(vectors: Vectors, labels: Indices, seed: int) -> Classifier:
         clusters[members] = found + len(cluster_routes)
         cluster_routes += [label] * (int(found.max()) + 1)
     weights, biases = _fit_linear(vectors, clusters)
-    machines = [_fit_machine(vectors, labels == route) for route in range(n_routes)]
-    machines.append(_fit_machine(vectors, labels != OUTSIDE))
+    machines = [_fit_machine(vectors, labels == route, seed) for route in range(n_routes)]
+    machines.append(_fit_machine(vectors, labels != OUTSIDE, seed))
     return Classifier(
         texts=vectors,
         text_routes=labels,
@@ -151,31 +177,33 @@ def _fit_linear(vectors: Vectors, clusters: Indices) -> tuple[Vectors, Vectors]:
     return weights, biases
 
 
-def _fit_machine(vectors: Vectors, inside: npt.NDArray[np.bool_]) -> tuple[Scores, float]:
+def _fit_machine(vectors: Vectors, inside: npt.NDArray[np.bool_], seed: int) -> tuple[Scores, float]:
     """Return the dual coefficient of each text and the offset; nothing is learnt where all texts are inside."""
     from sklearn.svm import SVC
 
     duals = np.zeros(len(vectors))
     if inside.all():
         return duals, 0.0
-    model: Any = SVC(C=MACHINE_C, gamma=GAMMA, class_weight="balanced").fit(vectors, inside)
-    duals[model.support_] = model.dual_coef_[0]
+    # The time grows with the square of the texts: of many, an even share of both sides is enough.
+    generator = np.random.default_rng(seed)
+    sides = [generator.permutation(np.flatnonzero(inside == side))[: MAX_MACHINE_TEXTS // 2] for side in (True, False)]
+    rows = np.sort(np.concatenate(sides))
+    model: Any = SVC(C=MACHINE_C, gamma=GAMMA, class_weight="balanced").fit(vectors[rows], inside[rows])
+    duals[rows[model.support_]] = model.dual_coef_[0]
     return duals, float(model.intercept_[0])
 
 
-def _out_of_fold(
-    vectors: Vectors, labels: Indices, folds: Indices, pairs: FollowUpPairs, seed: int
-) -> tuple[Evidence, Scores]:
-    """Weigh every text and every follow-up by a classifier that was not fitted on it."""
-    evidence = np.zeros((len(labels), int(labels.max()) + 1, N_KINDS))
+def _out_of_fold(data: Corpus, pairs: FollowUpPairs, seed: int) -> tuple[Evidence, Scores]:
+    """Weigh every text in a fold, and every follow-up, by a classifier that was not fitted on it."""
+    evidence = np.zeros((len(data.labels), int(data.labels.max()) + 1, N_KINDS))
     signals = np.zeros((len(pairs.anchors), N_SIGNALS))
     for fold in range(FOLDS):
-        held = folds == fold
+        held = data.folds == fold
         if held.any():
-            classifier = fit_classifier(vectors[~held], labels[~held], seed)
-            evidence[held] = classifier.evidence(vectors[held])
+            classifier = fit_classifier(data.vectors[~held], data.labels[~held], seed)
+            evidence[held] = classifier.evidence(data.vectors[held])
             rows = np.flatnonzero(held[pairs.anchors])
-            signals[rows] = pairs.signals(rows, classifier, vectors)
+            signals[rows] = pairs.signals(rows, classifier, data.vectors)
     return evidence, signals
 
 

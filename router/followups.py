@@ -6,7 +6,6 @@ The conversations have two turns: an example as anchor, then a phrase (continues
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -101,19 +100,39 @@ SAME_MEANING = 0.6
 """Cosine from which a negative counts as a follow-up phrase: alone it has no topic, but it continues any."""
 
 
+NO_FOLD = -1
+_Row = tuple[int, int, bool]  # anchor and turn, as indices of texts; does the turn continue the anchor?
+
+
+@dataclass(frozen=True, eq=False)
+class Corpus:
+    """Embedded texts to fit on; the arrays belong together, one row a text."""
+
+    texts: list[str]
+    vectors: Vectors
+    labels: Indices
+    """Route or `OUTSIDE`."""
+
+    folds: Indices
+    """`NO_FOLD` for a text that is never held out."""
+
+    phrases: slice
+    """Where `PHRASES` stand."""
+
+
 @dataclass(frozen=True, eq=False)
 class FollowUpPairs:
     """Conversations of two turns; rows of the arrays belong together."""
 
     phrases: Vectors
     anchors: Indices
-    """[n], index of the anchor among the fitted texts."""
+    """[n], index of the anchor in the corpus."""
 
     routes: Indices
     """[n], the anchor's route."""
 
-    turns: Vectors
-    """[n, dim]."""
+    turns: Indices
+    """[n], index of the turn in the corpus."""
 
     joints: Vectors
     """[n, dim]."""
@@ -125,12 +144,13 @@ class FollowUpPairs:
 
     def signals(self, rows: Indices, classifier: Classifier, vectors: Vectors) -> Scores:
         """Return `continuation_signals` of some rows under a classifier: [n_rows, n_signals]."""
-        turn_evidence, joint_evidence = (classifier.evidence(side[rows]) for side in (self.turns, self.joints))
+        turn_evidence = classifier.evidence(vectors[self.turns[rows]])
+        joint_evidence = classifier.evidence(self.joints[rows])
         nothing = np.empty(0)
         result = np.empty((len(rows), N_SIGNALS))
         for index, row in enumerate(rows):
             anchor = Encoded(vectors[self.anchors[row]], nothing, nothing)
-            turn = Encoded(self.turns[row], turn_evidence[index], nothing)
+            turn = Encoded(vectors[self.turns[row]], turn_evidence[index], nothing)
             joint = Encoded(self.joints[row], joint_evidence[index], nothing)
             result[index] = continuation_signals(
                 anchor, turn, joint, int(self.routes[row]), float(self.phrase_cosines[row])
@@ -138,46 +158,56 @@ class FollowUpPairs:
         return result
 
 
-def build_pairs(
-    texts: Sequence[str], vectors: Vectors, labels: Indices, folds: Indices, embedder: Embedder, seed: int
-) -> FollowUpPairs:
-    """Make the conversations; both turns of one lie in the same fold.
-
-    Args:
-        texts: examples and negatives.
-        labels: [n_texts], route or `OUTSIDE`.
-        folds: [n_texts].
-    """
+def build_pairs(data: Corpus, embedder: Embedder, seed: int) -> FollowUpPairs:
+    """Make the conversations; both turns of one lie in the same fold."""
     generator = np.random.default_rng(seed)
-    phrases = embedder.embed(PHRASES)
-    rows: list[tuple[int, str, bool, int]] = []  # anchor, turn, continues, phrase or -1
-    for route in range(int(labels.max()) + 1):
-        members = np.flatnonzero(labels == route)
-        rows += [(int(generator.choice(members)), text, True, index) for index, text in enumerate(PHRASES)]
-        for turn in generator.permutation(members)[:NEIGHBOURS_PER_ROUTE].tolist():
-            others = members[(folds[members] == folds[turn]) & (members != turn)]
-            if len(others):
-                rows.append((int(generator.choice(others)), texts[turn], True, -1))
-    for turn in np.flatnonzero(labels == OUTSIDE).tolist():
-        anchors = np.flatnonzero((labels != OUTSIDE) & (folds == folds[turn]))
-        if len(anchors) and (phrases @ vectors[turn]).max() < SAME_MEANING:
-            chosen = generator.choice(anchors, size=PAIRS_PER_NEGATIVE)
-            rows += [(int(anchor), texts[turn], False, -1) for anchor in chosen]
-    turns = embedder.embed([turn for _, turn, _, _ in rows])
-    cosines = (turns @ phrases.T).astype(np.float64)
-    for row, (_, _, _, phrase) in enumerate(rows):
-        if phrase >= 0:
-            cosines[row, phrase] = -1.0
-    anchors = np.array([anchor for anchor, _, _, _ in rows], dtype=np.int64)
+    phrases = data.vectors[data.phrases]
+    rows = _phrase_rows(data, generator) + _neighbour_rows(data, generator) + _negative_rows(data, generator)
+    anchors = np.array([anchor for anchor, _, _ in rows], dtype=np.int64)
+    turns = np.array([turn for _, turn, _ in rows], dtype=np.int64)
+    cosines = (data.vectors[turns] @ phrases.T).astype(np.float64)
+    itself = turns[:, None] == np.arange(len(data.texts))[data.phrases][None, :]
     return FollowUpPairs(
         phrases=phrases,
         anchors=anchors,
-        routes=labels[anchors],
+        routes=data.labels[anchors],
         turns=turns,
-        joints=embedder.embed([join_turns(texts[anchor], turn) for anchor, turn, _, _ in rows]),
-        phrase_cosines=cosines.max(axis=1),
-        continues=np.array([continues for _, _, continues, _ in rows]),
+        joints=embedder.embed([join_turns(data.texts[anchor], data.texts[turn]) for anchor, turn, _ in rows]),
+        phrase_cosines=np.where(itself, -1.0, cosines).max(axis=1),
+        continues=np.array([continues for _, _, continues in rows], dtype=np.bool_),
     )
+
+
+def _phrase_rows(data: Corpus, generator: np.random.Generator) -> list[_Row]:
+    rows: list[_Row] = []
+    for route in range(int(data.labels.max()) + 1):
+        for phrase in range(data.phrases.start, data.phrases.stop):
+            anchors = np.flatnonzero((data.labels == route) & (data.folds == data.folds[phrase]))
+            if len(anchors):
+                rows.append((int(generator.choice(anchors)), phrase, True))
+    return rows
+
+
+def _neighbour_rows(data: Corpus, generator: np.random.Generator) -> list[_Row]:
+    rows: list[_Row] = []
+    for route in range(int(data.labels.max()) + 1):
+        members = np.flatnonzero((data.labels == route) & (data.folds != NO_FOLD))
+        for turn in generator.permutation(members)[:NEIGHBOURS_PER_ROUTE].tolist():
+            anchors = members[(data.folds[members] == data.folds[turn]) & (members != turn)]
+            if len(anchors):
+                rows.append((int(generator.choice(anchors)), turn, True))
+    return rows
+
+
+def _negative_rows(data: Corpus, generator: np.random.Generator) -> list[_Row]:
+    rows: list[_Row] = []
+    phrases = data.vectors[data.phrases]
+    for turn in np.flatnonzero(data.labels == OUTSIDE).tolist():
+        anchors = np.flatnonzero((data.labels != OUTSIDE) & (data.folds == data.folds[turn]))
+        if len(anchors) and (phrases @ data.vectors[turn]).max() < SAME_MEANING:
+            chosen = generator.choice(anchors, size=PAIRS_PER_NEGATIVE)
+            rows += [(int(anchor), turn, False) for anchor in chosen]
+    return rows
 
 
 def fit_continuation(pairs: FollowUpPairs, signals: Scores, gate: Gate) -> tuple[Continuation, dict[str, float]]:

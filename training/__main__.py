@@ -32,7 +32,10 @@ def parse_arguments() -> argparse.Namespace:
         command.add_argument("recipe", type=Path)
         command.add_argument("--expert", action="append", help="may stand several times; build: default all")
     for name in ("convert", "measure", "publish"):
-        commands.add_parser(name).add_argument("run", type=Path)
+        command = commands.add_parser(name)
+        command.add_argument("run", type=Path)
+        if name == "measure":
+            command.add_argument("--threads", type=int, help="of the engine; default: one for each core")
     return parser.parse_args()
 
 
@@ -47,7 +50,7 @@ def execute(arguments: argparse.Namespace) -> None:
         case "convert":
             print(convert(arguments.run, cache_dir=cache_dir))
         case "measure":
-            measurement = measure_run(arguments.run)
+            measurement = measure_run(arguments.run, threads=arguments.threads)
             print(f"expert {measurement.rate('expert')}; base {measurement.rate('base')}")
         case "publish":
             print(publish(arguments.run, experts_dir=arguments.experts_dir).name)

@@ -36,24 +36,39 @@ class Answer:
     finish_reason: str
     completion_tokens: int
     tokens_per_s: float
+    prompt_tokens: int = 0
+    prompt_tokens_per_s: float = 0.0
 
 
 class Engine:
     """Start the server on a free port, ask it, stop it; a context manager.
 
-    One slot and greedy decoding: the same question gets the same answer.
+    One slot and greedy decoding: the same question gets the same answer. llama.cpp's threads spin: give it fewer
+    `threads` than cores when something else computes meanwhile, or it will crawl. Several `slots` let threads ask at
+    once; answers may then differ between repeats.
     """
 
-    def __init__(self, model: Path, adapters: tuple[Path, ...], *, context_tokens: int = 2048) -> None:
+    def __init__(
+        self,
+        model: Path,
+        adapters: tuple[Path, ...],
+        *,
+        context_tokens: int = 2048,
+        threads: int | None = None,
+        slots: int = 1,
+        port: int | None = None,
+        start_timeout_s: float = START_TIMEOUT_S,
+    ) -> None:
+        self._start_timeout_s = start_timeout_s
         self._log = tempfile.TemporaryFile(prefix="pointsman-engine-")  # noqa: SIM115 - closed by __exit__
         self._spec = LaunchSpec(
             model=str(model),
             adapters=tuple(str(adapter) for adapter in adapters),
             host=HOST,
-            port=free_port(HOST),
-            slots=1,
+            port=port or free_port(HOST),
+            slots=slots,
             ctx_per_slot=context_tokens,
-            threads=os.cpu_count() or 1,
+            threads=threads or os.cpu_count() or 1,
             gpu_layers=-1,
             alias="base",
         )
@@ -106,6 +121,8 @@ class Engine:
             finish_reason=choice["finish_reason"],
             completion_tokens=data["usage"]["completion_tokens"],
             tokens_per_s=data["timings"]["predicted_per_second"],
+            prompt_tokens=data["usage"]["prompt_tokens"],
+            prompt_tokens_per_s=data["timings"]["prompt_per_second"],
         )
 
     def _post(self, path: str, body: dict[str, Any]) -> Any:
@@ -119,7 +136,7 @@ class Engine:
             raise MeasureError(f"the engine did not answer ({error!r}); its last lines: {self._log_tail()}") from error
 
     def _wait_ready(self) -> None:
-        deadline = time.monotonic() + START_TIMEOUT_S
+        deadline = time.monotonic() + self._start_timeout_s
         while time.monotonic() < deadline:
             if self._child is None or self._child.poll() is not None:
                 raise MeasureError(f"the engine did not start; its last lines: {self._log_tail()}")
@@ -129,7 +146,7 @@ class Engine:
             except httpx.TransportError:
                 pass
             time.sleep(0.1)
-        raise MeasureError(f"the engine was not ready after {START_TIMEOUT_S:.0f} s: {self._log_tail()}")
+        raise MeasureError(f"the engine was not ready after {self._start_timeout_s:.0f} s: {self._log_tail()}")
 
     def _log_tail(self) -> str:
         self._log.seek(0)

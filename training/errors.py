@@ -7,12 +7,14 @@ TrainingError             one clear line for a person: what was wrong, the value
 ├─ TrainError             the training child failed or was stopped
 ├─ ConvertError           an adapter that must not be converted, or a conversion that failed
 ├─ MeasureError           the engine could not answer the questions
+├─ BenchmarkError         a comparison that cannot be made as asked
 └─ PublishError           an expert that must not be published
 """
 
 from __future__ import annotations
 
 __all__ = [
+    "BenchmarkError",
     "ConvertError",
     "DatasetError",
     "MeasureError",
@@ -54,6 +56,10 @@ class ConvertError(TrainingError):
 
 class MeasureError(TrainingError):
     """The engine could not answer the questions."""
+
+
+class BenchmarkError(TrainingError):
+    """A comparison that cannot be made as asked."""
 
 
 class PublishError(TrainingError):

@@ -82,6 +82,7 @@ def measure(
     scale: float = 1.0,
     system_prompt: str | None = None,
     max_tokens: int = MAX_TOKENS,
+    threads: int | None = None,
 ) -> Measurement:
     """Ask every question with the adapter and without, in the real engine.
 
@@ -96,13 +97,13 @@ def measure(
             for question in tqdm(questions, desc=f"asking the {label}", unit="question", leave=False)
         ]
 
-    with Engine(model, (adapter,)) as engine:
+    with Engine(model, (adapter,), threads=threads) as engine:
         experts, bases = ask(scale), ask(0.0)
     samples = zip(questions, experts, bases, strict=True)
     return Measurement(tuple(Sample(*sample) for sample in samples), tuple(terms))
 
 
-def measure_run(run_dir: Path, *, served_gguf: Path | None = None) -> Measurement:
+def measure_run(run_dir: Path, *, served_gguf: Path | None = None, threads: int | None = None) -> Measurement:
     """Measure a converted run on its expert's questions as they stand now, and record it in the run.
 
     Raises:
@@ -124,6 +125,7 @@ def measure_run(run_dir: Path, *, served_gguf: Path | None = None) -> Measuremen
         description.terms,
         scale=description.scale,
         system_prompt=description.system_prompt,
+        threads=threads,
     )
     measurement.save(run.measurement_path, adapter_sha256=file_sha256(run.gguf_path))
     run.set_state(State.MEASURED)

@@ -10,6 +10,7 @@ import json
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -119,16 +120,16 @@ def _train_in_child(run: Run, recipe: Recipe, weights: str, python: Path) -> Non
             command, stdout=log, stderr=subprocess.STDOUT, env=child_environment(), start_new_session=True
         )
     try:
-        with _forwarded_signals(child):
+        with _StopRequests(child) as stops:
             _follow(child, run)
     finally:
         if child.poll() is None:
             child.kill()
             child.wait()
-    _judge(child.returncode, outcome_path, run)
+    _judge(child.returncode, outcome_path, run, asked_to_stop=stops.count > 0)
 
 
-def _judge(returncode: int, outcome_path: Path, run: Run) -> None:
+def _judge(returncode: int, outcome_path: Path, run: Run, *, asked_to_stop: bool) -> None:
     """Set the run's final state, or raise."""
     outcome = read_json(outcome_path)["state"] if outcome_path.is_file() else None
     if returncode == 0 and outcome == "finished":
@@ -136,6 +137,9 @@ def _judge(returncode: int, outcome_path: Path, run: Run) -> None:
     elif returncode == 0 and outcome == "stopped":
         run.set_state(State.STOPPED, "stopped by a signal; the adapter so far was saved")
         raise TrainError(f"{run.folder.name} was stopped; its checkpoint stands in {run.adapter_dir}")
+    elif asked_to_stop:
+        run.set_state(State.STOPPED, "stopped by a signal before a step was finished; nothing was saved")
+        raise TrainError(f"{run.folder.name} was stopped; nothing was saved")
     else:
         tail = _log_tail(run.log_path)
         raise TrainError(f"{run.folder.name} failed (exit code {returncode}); its log: {run.log_path}", tail)
@@ -152,23 +156,31 @@ def _recorded_failure(run: Run) -> Iterator[None]:
         raise
 
 
-@contextmanager
-def _forwarded_signals(child: subprocess.Popen[bytes]) -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into a request that the child stops after its step; a second one kills it."""
-    asked = 0
+class _StopRequests:
+    """SIGINT and SIGTERM ask the child to stop after its step; a second one kills it.
 
-    def forward(signum: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        asked += 1
-        if child.poll() is None:
-            child.send_signal(signal.SIGINT if asked == 1 else signal.SIGKILL)
+    Signals reach a process's main thread alone: elsewhere, as under a web page, this does nothing.
+    """
 
-    previous = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in previous.items():
+    def __init__(self, child: subprocess.Popen[bytes]) -> None:
+        self._child = child
+        self.count = 0
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> _StopRequests:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._forward)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
+
+    def _forward(self, signum: int, frame: FrameType | None) -> None:
+        self.count += 1
+        if self._child.poll() is None:
+            self._child.send_signal(signal.SIGINT if self.count == 1 else signal.SIGKILL)
 
 
 def _follow(child: subprocess.Popen[bytes], run: Run) -> None:

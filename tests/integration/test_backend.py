@@ -132,6 +132,12 @@ async def test_closing_a_stream_frees_the_slot_within_a_second(backend: Backend)
         await asyncio.sleep(0.05)
 
 
+async def test_streams_one_after_another_never_meet_a_connection_the_server_closed(backend: Backend) -> None:
+    """llama-server says keep-alive, yet closes after a stream: reusing the connection failed one request in three."""
+    for _ in range(20):
+        await read(await backend.open_stream(CHAT, chat("hi", max_tokens=1), BASE, None))
+
+
 async def test_a_stream_is_whole_sse_events_and_ends_with_done(backend: Backend) -> None:
     events = await read(await backend.open_stream(CHAT, chat("hi"), BASE, None))
     assert all(event.endswith(b"\n\n") and event.count(b"\n\n") == 1 for event in events)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from word_embedder import WordEmbedder, examples, negatives
+from unit.router.word_embedder import WordEmbedder, examples, negatives
 
 from router import FittedRouter, fit
 

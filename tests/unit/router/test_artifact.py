@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from word_embedder import WordEmbedder, examples, negatives
+from unit.router.word_embedder import WordEmbedder, examples, negatives
 
 from router import ArtifactError, FittedRouter, load_artifact, load_or_fit
 
@@ -121,7 +121,7 @@ def test_a_damaged_file_is_fitted_again_and_replaced(embedder: WordEmbedder, tmp
 
 
 @pytest.mark.parametrize(
-    "changed", ["an example", "a new route", "negatives", "encoder", "seed", "max_false_abstain"]
+    "changed", ["an example", "a new route", "negatives", "encoder", "seed", "max_false_abstain", "passages"]
 )
 def test_any_change_of_the_input_fits_again(tmp_path: Path, changed: str) -> None:
     path, texts, outside = tmp_path / "router.npz", small_examples(), negatives()[:12]
@@ -135,5 +135,9 @@ def test_any_change_of_the_input_fits_again(tmp_path: Path, changed: str) -> Non
     embedder = WordEmbedder("words-2" if changed == "encoder" else "words-1")
     seed = 1 if changed == "seed" else 0
     allowed = 0.1 if changed == "max_false_abstain" else 0.05
-    assert load_or_fit(path, texts, outside, embedder, seed=seed, max_false_abstain=allowed)[1] is True
-    assert load_or_fit(path, texts, outside, embedder, seed=seed, max_false_abstain=allowed)[1] is False
+    passages = {"bread": ["an answer about dough"]} if changed == "passages" else None
+    for expected in (True, False):
+        _, refitted = load_or_fit(
+            path, texts, outside, embedder, passages=passages, seed=seed, max_false_abstain=allowed
+        )
+        assert refitted is expected

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from word_embedder import WordEmbedder, examples, negatives
+from unit.router.word_embedder import WordEmbedder, examples, negatives
 
 from router import FittedRouter, RouterError, fit
 
@@ -76,13 +76,29 @@ def test_two_examples_a_route_are_enough_to_fit() -> None:
         pytest.param({"a": ["x", "X  "]}, [], "route 'a' has 1 different", id="one example, twice"),
         pytest.param({"a": ["x", " "]}, [], "route 'a' has an empty text", id="empty example"),
         pytest.param({"a": ["x", "y"]}, [""], "the negatives has an empty text", id="empty negative"),
-        pytest.param({"a": ["x", "y"], "b": ["z", "Y "]}, [], "'Y ' stands under both route 'a' and route 'b'", id="dup"),
+        pytest.param({"a": ["x", "y"], "b": ["z", "Y "]}, [], "'Y ' stands under both route 'a' and", id="two routes"),
         pytest.param({"a": ["x", "y"]}, ["x"], "both route 'a' and the negatives", id="example among the negatives"),
     ],
 )
 def test_bad_examples_are_refused_by_name(texts: dict[str, list[str]], outside: list[str], message: str) -> None:
     with pytest.raises(RouterError, match=message):
         fit(texts, outside, WordEmbedder())
+
+
+def test_passages_teach_a_route_words_that_no_example_has() -> None:
+    question = "what about vermiculite and perlite"
+    passages = {"garden": ["vermiculite holds water", "perlite drains well", "mix perlite with vermiculite"] * 1}
+    without, taught = (fit(examples(), negatives(), WordEmbedder(), passages=given) for given in (None, passages))
+    assert decide(without, question) is None
+    assert decide(taught, question) == "garden"
+    assert taught.provenance != without.provenance
+
+
+def test_passages_need_a_route_and_may_not_contradict_examples() -> None:
+    with pytest.raises(RouterError, match=r"passages of \['cars'\]"):
+        fit(examples(), [], WordEmbedder(), passages={"cars": ["x"]})
+    with pytest.raises(RouterError, match="stands under both"):
+        fit(examples(), [], WordEmbedder(), passages={"garden": [examples()["bread"][0]]})
 
 
 @pytest.mark.parametrize("allowed", [-0.1, 1.0, float("nan")])

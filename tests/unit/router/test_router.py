@@ -5,7 +5,7 @@ import threading
 
 import numpy as np
 import pytest
-from word_embedder import WordEmbedder
+from unit.router.word_embedder import WordEmbedder
 
 from router import EmbeddingError, FittedRouter, Reason, Router, RouterError
 from router.conversation import MAX_TURNS

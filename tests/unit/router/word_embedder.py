@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from router.embedding import Vectors
 from router.errors import EmbeddingError
 
 DIM = 64
-FILLERS = frozenset("how do i my the a is it what when should to for of that this and then you can me please".split())
+FILLERS = frozenset(["how", "do", "i", "my", "the", "a", "is", "it", "what", "when", "should", "to", "for", "of"])
 
 
 class WordEmbedder:
@@ -48,6 +49,7 @@ def _words(text: str) -> list[str]:
     return [word.strip("?!.,'").lower() for word in text.split()]
 
 
+@cache
 def _direction(word: str) -> Vectors:
     seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:4], "big")
     vector = np.random.default_rng(seed).standard_normal(DIM).astype(np.float32)

@@ -31,9 +31,10 @@ pathlib.Path(spec["progress"]).write_text(json.dumps(row) + "\\n")
 state = "stopped" if stopped else "finished"
 pathlib.Path(spec["outcome"]).write_text(json.dumps({{"state": state}}))
 """
-WAIT_FOR_STOP = "while not stopped: time.sleep(0.01)"
+WAIT_FOR_STOP = "print('armed', flush=True)\nwhile not stopped: time.sleep(0.01)"
 CRASH = "print('RuntimeError: out of memory', flush=True); sys.exit(1)"
 SILENT_END = "sys.exit(0)"
+DIE_OF_SIGINT = "signal.signal(signal.SIGINT, signal.SIG_DFL); print('armed', flush=True); time.sleep(60)"
 
 
 class Project:
@@ -115,18 +116,21 @@ def test_a_child_that_ends_without_an_outcome_has_failed(project: Project, monke
     assert project.only_run().state() is State.FAILED
 
 
-def test_sigint_stops_the_child_after_its_step_and_marks_the_run(
-    project: Project, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("act", "message"), [(WAIT_FOR_STOP, "its checkpoint stands in"), (DIE_OF_SIGINT, "nothing was saved")]
+)
+def test_sigint_stops_the_child_and_marks_the_run(
+    project: Project, monkeypatch: pytest.MonkeyPatch, act: str, message: str
 ) -> None:
-    project.script_child(monkeypatch, WAIT_FOR_STOP)
+    project.script_child(monkeypatch, act)
 
     def interrupt_when_training() -> None:
-        while not list((project.folder / "runs").glob("*/progress.jsonl")):
+        while not any("armed" in log.read_text() for log in (project.folder / "runs").glob("*/log.txt")):
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt_when_training, daemon=True).start()
-    with pytest.raises(TrainError, match="was stopped"):
+    with pytest.raises(TrainError, match=f"was stopped; {message}"):
         project.train()
     assert project.only_run().state() is State.STOPPED
 

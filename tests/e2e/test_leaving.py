@@ -1,0 +1,137 @@
+"""A client that leaves, in whatever state, frees its place, its lease and its slot within a second.
+
+The engine runs by itself here (``engine.kind: url``), so that its ``/slots`` can be asked too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from processes import GatewayProcess, engine_server, eventually, free_port
+
+from gateway.experts import Expert
+from gateway.process import LaunchSpec
+
+KEY = "leaving-engine-key"
+WITHIN_S = 1.0
+
+Leaving = tuple[GatewayProcess, Callable[[], list[int]]]
+
+
+@pytest.fixture(scope="module")
+def leaving(
+    base_gguf: Path, tiny_experts: list[Expert], encoder_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Leaving]:
+    """The gateway, and which slots its engine works on."""
+    folder = tmp_path_factory.mktemp("leaving")
+    adapters = tuple(str(expert.adapter_path) for expert in tiny_experts)
+    spec = LaunchSpec(
+        str(base_gguf), adapters, "127.0.0.1", free_port("127.0.0.1"), 2, 4096, 1, 0, "pointsman-base", api_key=KEY
+    )
+    with engine_server(spec, folder / "engine.log") as url:
+
+        def busy() -> list[int]:
+            rows = httpx.get(f"{url}/slots", headers={"authorization": f"Bearer {KEY}"}, timeout=60).json()
+            return [row["id"] for row in rows if row["is_processing"]]
+
+        settings = {
+            "engine": {"kind": "url", "url": url},
+            "experts": {"dir": str(tiny_experts[0].directory.parent)},
+            "scheduler": {"queue_timeout_s": 200},
+        }
+        with GatewayProcess(folder, settings, {"GATEWAY_ENGINE_API_KEY": KEY}) as gateway:
+            yield gateway, busy
+
+
+def body(model: str, stream: bool, text: str = "Count to a thousand.", tokens: int = 3000) -> dict[str, Any]:
+    messages = [{"role": "user", "content": text}]
+    return {"model": model, "messages": messages, "stream": stream, "max_tokens": tokens, "ignore_eos": True}
+
+
+@contextlib.contextmanager
+def asking(gateway: GatewayProcess, request: dict[str, Any]) -> Iterator[httpx.Client]:
+    """A request under way in a thread; closing the client's socket is how it leaves."""
+    client = httpx.Client(timeout=250)
+    started = threading.Event()
+
+    def ask() -> None:
+        with contextlib.suppress(httpx.HTTPError, OSError, RuntimeError):
+            with client.stream("POST", f"{gateway.url}/v1/chat/completions", json=request) as response:
+                started.set()
+                for _ in response.iter_raw():
+                    pass
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    try:
+        yield client
+    finally:
+        _hang_up(client)
+        thread.join(20)
+        client.close()
+
+
+def _hang_up(client: httpx.Client) -> None:
+    """Close the socket under the client: ``close`` would wait for the reading thread."""
+    pool = client._transport._pool  # type: ignore[attr-defined]
+    for connection in pool.connections:
+        stream = connection._connection._network_stream
+        stream._sock.shutdown(2)
+
+
+def everything_free(gateway: GatewayProcess, busy: Callable[[], list[int]]) -> bool:
+    return gateway.at_rest() and not busy()
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_while_tokens_come(leaving: Leaving, stream: bool) -> None:
+    gateway, busy = leaving
+    with asking(gateway, body("baking", stream)):
+        eventually(busy, 60, "a slot at work")
+        time.sleep(0.5)
+    eventually(lambda: everything_free(gateway, busy), WITHIN_S, "everything free", every_s=0.02)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_while_the_prompt_is_read(leaving: Leaving, stream: bool) -> None:
+    gateway, busy = leaving
+    text = " ".join(f"word {number} of a long text," for number in range(300)) + str(stream)
+    with asking(gateway, body("cycling", stream, text)):
+        eventually(busy, 60, "a slot at work")
+        time.sleep(0.1)
+    eventually(gateway.at_rest, WITHIN_S, "no lease, no place in the queue", every_s=0.02)
+    # The engine looks up between two batches of prompt tokens; on a busy machine one batch alone can take seconds.
+    eventually(lambda: not busy(), 15, "an idle engine")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_while_queued_for_another_expert(leaving: Leaving, stream: bool) -> None:
+    gateway, busy = leaving
+    with asking(gateway, body("baking", True)):
+        eventually(busy, 60, "a slot at work")
+        with asking(gateway, body("gardening", stream)):
+            eventually(lambda: gateway.status()["queued"].get("gardening") == 1, 10, "a place in the queue")
+        eventually(lambda: not gateway.status()["queued"].get("gardening"), WITHIN_S, "an empty queue", every_s=0.02)
+        assert len(gateway.status()["leases"]) == 1
+    eventually(lambda: everything_free(gateway, busy), WITHIN_S, "everything free", every_s=0.02)
+
+
+def test_a_crowd_that_leaves_at_once_leaves_nothing_behind(leaving: Leaving) -> None:
+    gateway, busy = leaving
+    with contextlib.ExitStack() as crowd:
+        for number in range(12):
+            name = ("base", "baking", "cycling", "stargazing")[number % 4]
+            crowd.enter_context(asking(gateway, body(name, number % 2 == 0)))
+        eventually(lambda: sum(gateway.status()["queued"].values()) >= 6, 60, "a queue")
+    eventually(lambda: everything_free(gateway, busy), 5, "everything free")
+    answer = httpx.post(f"{gateway.url}/v1/chat/completions", json=body("base", False, tokens=1), timeout=200)
+    assert answer.status_code == 200
+    left = gateway.metric("pointsman_requests_total", status="499")
+    assert left >= 12

@@ -1,0 +1,85 @@
+"""The encoder's directory and cache. No model: the real one is compared with its source in the integration test."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from router import EmbeddingError, OnnxEmbedder, ensure_encoder
+from router.embedding import MANIFEST, MODEL, TOKENIZER, hash_file
+
+EDITS: dict[str, Callable[[Path], object]] = {
+    "no manifest": lambda folder: (folder / MANIFEST).unlink(),
+    "no model": lambda folder: (folder / MODEL).unlink(),
+    "changed model": lambda folder: (folder / MODEL).write_bytes(b"other weights"),
+    "changed tokenizer": lambda folder: (folder / TOKENIZER).write_text("{}"),
+    "broken manifest": lambda folder: (folder / MANIFEST).write_text("{"),
+    "other format": lambda folder: edit_manifest(folder, format=99),
+    "no files listed": lambda folder: edit_manifest(folder, files={}),
+    "not a model": lambda folder: None,
+}
+
+
+def edit_manifest(folder: Path, **changes: object) -> None:
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps(manifest | changes))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A directory with the right shape and no real model in it."""
+    (tmp_path / MODEL).write_bytes(b"weights")
+    (tmp_path / TOKENIZER).write_text("tokens")
+    files = {name: hash_file(tmp_path / name) for name in (MODEL, TOKENIZER)}
+    (tmp_path / MANIFEST).write_text(json.dumps({"format": 1, "dim": 4, "max_tokens": 16, "files": files}))
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_a_damaged_directory_is_an_embedding_error(folder: Path, name: str) -> None:
+    EDITS[name](folder)
+    with pytest.raises(EmbeddingError, match=folder.name):
+        OnnxEmbedder(folder)
+
+
+def test_an_exported_directory_is_used_as_it_is(folder: Path, tmp_path: Path) -> None:
+    assert ensure_encoder(folder, tmp_path / "cache") == folder
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_source_that_cannot_be_exported_is_an_embedding_error_that_names_it(tmp_path: Path) -> None:
+    source = tmp_path / "no-model"
+    source.mkdir()
+    with pytest.raises(EmbeddingError, match="no-model"):
+        ensure_encoder(source, tmp_path / "cache", timeout_s=0.01)
+
+
+@pytest.mark.integration
+def test_the_exported_encoder_agrees_with_sentence_transformers_in_any_batch(encoder_dir: Path) -> None:
+    embedder = OnnxEmbedder(encoder_dir)
+    texts = ["hi", "How do I prune a climbing rose in late winter?", "", "word " * 2000]
+    vectors = embedder.embed(texts)
+    assert vectors.shape == (4, embedder.dim)
+    assert vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, rtol=1e-5)
+    for text, vector in zip(texts, vectors, strict=True):
+        np.testing.assert_array_equal(embedder.embed([text])[0], vector)
+    assert embedder.count_tokens(texts[-1:]) == embedder.max_tokens
+    assert embedder.embed([]).shape == (0, embedder.dim)
+    near, far = embedder.embed(["When should roses be cut back?", "My laptop does not start."])
+    assert vectors[1] @ near > vectors[1] @ far + 0.3
+    manifest = json.loads((encoder_dir / MANIFEST).read_text())
+    assert manifest["parity"]["mean"] >= 0.98
+
+
+@pytest.mark.integration
+def test_a_long_text_is_read_at_its_head_and_tail(encoder_dir: Path) -> None:
+    embedder = OnnxEmbedder(encoder_dir)
+    filler = "the quarterly report lists several numbers and names " * 200
+    question = "Which fertiliser suits my tomato plants?"
+    reference, before, after, without = embedder.embed([question, question + filler, filler + question, filler])
+    assert min(reference @ before, reference @ after) > reference @ without + 0.05

@@ -1,0 +1,98 @@
+"""Where the router would send each question, decided by a router that was not fitted on it.
+
+Unrelated questions are taken from the texts that the served router is fitted on, so judging them by it would flatter
+it: they are decided in folds, each by a router fitted on all other texts. Knows nothing of answers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from gateway.base import Kind, resolve
+from gateway.errors import GatewayError
+from router import Embedder, FittedRouter, OnnxEmbedder, Router, RouterError, ensure_encoder, fit
+from training.dataset import normalise
+from training.errors import BenchmarkError
+
+__all__ = ["FOLDS", "Routing", "decide_routes", "open_encoder"]
+
+FOLDS = 5
+
+
+@dataclass(frozen=True)
+class Routing:
+    """The route of each question; None is the base."""
+
+    own: Mapping[str, str | None]
+    unrelated: Mapping[str, str | None]
+    """By routers that were not fitted on the question."""
+    unrelated_served: Mapping[str, str | None]
+    """By the router as it is served, which may know the question."""
+    routes: tuple[str, ...]
+    threshold: float
+
+
+def open_encoder(source: str, cache_dir: Path) -> OnnxEmbedder:
+    """Open the router's encoder as the gateway does: a package, a directory or a hub id.
+
+    Raises:
+        BenchmarkError: it is not there or cannot be read.
+    """
+    try:
+        local: str | Path = source
+        if ":" in source or Path(source).is_dir():
+            local = resolve(source, cache_dir=cache_dir, kind=Kind.DIRECTORY).path
+        return OnnxEmbedder(ensure_encoder(local, cache_dir / "encoders"))
+    except (GatewayError, RouterError) as error:
+        raise BenchmarkError(f"encoder {source}: {error}") from error
+
+
+def decide_routes(
+    examples: Mapping[str, Sequence[str]],
+    negatives: Sequence[str],
+    embedder: Embedder,
+    *,
+    own: Sequence[str],
+    unrelated: Sequence[str],
+) -> Routing:
+    """Decide every question as the first turn of a conversation.
+
+    Args:
+        examples: routing examples of every expert in service.
+        negatives: texts that no expert should get; `unrelated` may be among them.
+
+    Raises:
+        BenchmarkError: the router cannot be fitted, or an own question stands among what it is fitted on.
+    """
+    known = {normalise(text) for texts in (*examples.values(), negatives) for text in texts}
+    leaked = [question for question in own if normalise(question) in known]
+    if leaked:
+        raise BenchmarkError(f"{len(leaked)} questions stand in the router's examples, such as {leaked[0]!r}")
+    try:
+        everything = fit(examples, negatives, embedder)
+        decided = asyncio.run(_decide(everything, embedder, own))
+        served = asyncio.run(_decide(everything, embedder, unrelated))
+        held_out = dict(served)
+        seen = [question for question in unrelated if normalise(question) in known]
+        folds = range(FOLDS if seen else 0)
+        for fold in tqdm(folds, desc="fitting the router without what it is asked", unit="fold", leave=False):
+            if held := seen[fold::FOLDS]:
+                hidden = {normalise(text) for text in held}
+                rest = [text for text in negatives if normalise(text) not in hidden]
+                held_out |= asyncio.run(_decide(fit(examples, rest, embedder), embedder, held))
+    except RouterError as error:
+        raise BenchmarkError(f"router: {error}") from error
+    return Routing(decided, held_out, served, everything.policy.routes, everything.policy.gate.threshold)
+
+
+async def _decide(fitted: FittedRouter, embedder: Embedder, questions: Sequence[str]) -> dict[str, str | None]:
+    router = Router(fitted, embedder)
+    try:
+        return {question: (await router.decide([question])).route for question in questions}
+    finally:
+        await router.aclose()
