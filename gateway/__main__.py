@@ -103,6 +103,10 @@ def _add_serve(commands: Any) -> None:
 
 def _serve(given: argparse.Namespace) -> int:
     import asyncio
+    import os
+
+    # Before numpy loads: its threads spin beside llama.cpp's and the encoder's.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
     from .logs import set_up_logging
     from .server import serve
@@ -192,7 +196,10 @@ def _add_training(commands: Any) -> None:
     for name, text in (
         ("train", "train an expert's adapter with LlamaFactory"),
         ("convert", "convert a run's adapter to GGUF"),
-        ("publish", "move a converted run into experts/ and tell the running gateway"),
+        ("measure", "ask a converted run its benchmark questions in the real engine"),
+        ("publish", "move a measured run into experts/ and tell the running gateway"),
+        ("build", "train, convert, measure and publish, for one expert or all"),
+        ("benchmark", "measure published experts against the base model, with a report"),
     ):
         parser = commands.add_parser(name, help=text, add_help=False)
         parser.add_argument("rest", nargs=argparse.REMAINDER)
@@ -200,6 +207,10 @@ def _add_training(commands: Any) -> None:
 
 
 def _training(given: argparse.Namespace) -> int:
+    if given.training_command == "benchmark":
+        from training.benchmark_command import main as benchmark_main
+
+        return benchmark_main(given.rest)
     from training.__main__ import main as training_main
 
     return training_main([given.training_command, *given.rest])

@@ -163,6 +163,10 @@ class Expert:
         return self.directory / self.manifest.adapter.file
 
     @property
+    def dataset_path(self) -> Path:
+        return self.directory / self.manifest.dataset.file
+
+    @property
     def examples_path(self) -> Path:
         return self.directory / self.manifest.examples.file
 
@@ -187,7 +191,7 @@ def load_expert(directory: Path, base: BaseIdentity | None) -> Expert:
         raise ManifestError(
             f"{directory}: manifest names the expert {manifest.name!r}, the directory {directory.name!r}"
         )
-    for part in (manifest.adapter, manifest.examples):
+    for part in (manifest.adapter, manifest.examples, manifest.dataset):
         _check_file(directory / part.file, part.sha256)
     _check_magic(directory / manifest.adapter.file)
     if base is not None:

@@ -17,7 +17,7 @@ from .base import Kind, resolve
 from .errors import ConfigError
 from .experts import Expert
 
-__all__ = ["RouterFactory", "read_examples"]
+__all__ = ["RouterFactory", "read_examples", "read_passages"]
 
 log = logging.getLogger("pointsman.router")
 
@@ -43,6 +43,20 @@ def read_examples(path: Path) -> list[str]:
         if not isinstance(text, str) or not text.strip():
             raise ConfigError(f'{path}, line {number}: {{"text": "…"}} is expected, found {line[:80]!r}')
         texts.append(text)
+    return texts
+
+
+def read_passages(path: Path) -> list[str]:
+    """The texts of a training set (Alpaca): they teach the router an expert's subject, beside its examples.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds no rows.
+    """
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        texts = [row[key] for row in rows for key in ("instruction", "output") if row[key].strip()]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{path}: a list of rows with 'instruction' and 'output' is expected: {error}") from error
     return texts
 
 
@@ -87,12 +101,15 @@ class RouterFactory:
             ConfigError: encoder or examples cannot be used.
         """
         examples = {expert.name: read_examples(expert.examples_path) for expert in experts}
+        passages = {expert.name: read_passages(expert.dataset_path) for expert in experts}
         negatives = read_examples(self._out_of_scope) if self._out_of_scope else []
         names = hashlib.sha256("+".join(sorted(examples)).encode()).hexdigest()[:16]
         try:
             embedder = self._open()
             path = self._cache_dir / "router" / f"{names}.npz"
-            fitted, refitted = load_or_fit(path, examples, negatives, embedder, max_false_abstain=self._false_abstain)
+            fitted, refitted = load_or_fit(
+                path, examples, negatives, embedder, passages=passages, max_false_abstain=self._false_abstain
+            )
         except RouterError as error:
             raise ConfigError(f"router: {error}") from error
         for warning in fitted.warnings if refitted else ():
