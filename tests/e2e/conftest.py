@@ -20,9 +20,7 @@ QUESTIONS = {
 
 
 @pytest.fixture(scope="session")
-def gateway(
-    experts_dir: Path, encoder_dir: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[GatewayProcess]:
+def gateway(experts_dir: Path, encoder_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
     settings = {"experts": {"dir": str(experts_dir)}, "scheduler": {"queue_timeout_s": 200}}
     with GatewayProcess(tmp_path_factory.mktemp("gateway"), settings) as running:
         yield running

@@ -8,8 +8,8 @@ from typing import Any
 
 import httpx
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 from processes import GatewayProcess, eventually
+from prometheus_client.parser import text_string_to_metric_families
 
 HELLO = {"model": "base", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 3}
 

@@ -74,7 +74,7 @@ async def endless(engine: Engine, pool: LeasePool, expert: str, **fields: Any) -
 
 async def until(check: Callable[[], bool], limit_s: float = START_S) -> None:
     async with asyncio.timeout(limit_s):
-        while not check():
+        while not check():  # noqa: ASYNC110
             await asyncio.sleep(0.05)
 
 

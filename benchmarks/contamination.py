@@ -1,0 +1,188 @@
+"""Is any answer ever computed with another expert's KV or weights? Requests in the pattern X@A, Y@B, X@B, X@base, …
+
+Two witnesses, for each strategy, one client and eight: llama.cpp's own ``timings.cache_n`` (every text is new and asked
+of each expert once, so nothing can honestly be reused; only the repeat at the end of a round may), and the first
+token's logprobs, which must be those of a cold request (``cache_prompt: false``) under the same expert. Bit equality is
+not to be had: batching changes the order of sums. Exit code 1 when a request is found contaminated.
+
+    python benchmarks/contamination.py [--requests 300] [--ram-cache]
+
+``--ram-cache`` adds the contrast: the same requests, each naming its adapters, straight to llama-server with its RAM
+prompt cache on, as it is by default. The gateway refuses to serve from such a server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import itertools
+import sys
+import uuid
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import serving
+from serving import BASE, Engine
+
+TOLERANCE = 0.4  # of the five likeliest first tokens' logprobs; batching alone was seen to move them by 0.18
+_SHARED_TOKENS = 4  # texts start with a random number: by chance their first digits agree
+
+Ask = Callable[[str, str], Awaitable[dict[str, Any]]]
+
+
+@dataclass
+class Witnessed:
+    """One way of serving, and what its requests showed."""
+
+    way: str
+    clients: int
+    requests: int = 0
+    foreign_kv: int = 0
+    unlike_cold: int = 0
+    distances: list[float] = field(default_factory=list)
+    honest_reuse: int = 0
+
+    @property
+    def contaminated(self) -> int:
+        return self.foreign_kv + self.unlike_cold
+
+
+def main() -> None:
+    parser = serving.arguments(__doc__)
+    parser.add_argument("--requests", type=int, default=300, help="for each strategy (default: 300)")
+    parser.add_argument("--ram-cache", action="store_true", help="show the fault too")
+    sys.exit(asyncio.run(measure(parser.parse_args())))
+
+
+async def measure(given: argparse.Namespace) -> int:
+    experts = serving.load_experts(given.experts)
+    names = [expert.name for expert in experts]
+    results: list[Witnessed] = []
+    timeout = aiohttp.ClientTimeout(total=600)
+    async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(force_close=True)) as session:
+        with serving.engine(experts) as engine:
+            for strategy in ("scale_api", "per_request"):
+                scheduler = {"strategy": strategy, "quantum_s": 0.5, "queue_timeout_s": 600}
+                with serving.gateway_over(engine, given.experts, scheduler=scheduler) as url:
+                    ask = through_gateway(session, url)
+                    results += await both(f"gateway, {strategy}", ask, engine, session, names, given.requests)
+        if given.ram_cache:
+            with serving.engine(experts, cache_ram_mib=8192) as engine:
+                ask = straight(session, engine)
+                results += await both("straight, RAM cache on", ask, engine, session, names, given.requests)
+    return report(results)
+
+
+async def both(
+    way: str, ask: Ask, engine: Engine, session: aiohttp.ClientSession, names: Sequence[str], requests: int
+) -> list[Witnessed]:
+    """One client, then eight: half of the requests each."""
+    return [await witness(way, ask, engine, session, names, requests // 2, clients) for clients in (1, 8)]
+
+
+async def witness(
+    way: str,
+    ask: Ask,
+    engine: Engine,
+    session: aiohttp.ClientSession,
+    names: Sequence[str],
+    requests: int,
+    clients: int,
+) -> Witnessed:
+    seen = Witnessed(way, clients)
+    pairs = itertools.cycle(itertools.permutations(names, 2))
+    limit = asyncio.Semaphore(clients)
+    cold = straight(session, engine, cache_prompt=False)
+
+    async def one_round(a: str, b: str) -> list[tuple[str, str, dict[str, Any]]]:
+        x, y = text(), text()
+        answers = []
+        async with limit:
+            for prompt, expert in ((x, a), (y, b), (x, b), (x, BASE), (y, a), (y, a)):
+                answers.append((prompt, expert, await ask(prompt, expert)))
+        for number, (_, _, answer) in enumerate(answers):
+            reused = answer["timings"]["cache_n"] > _SHARED_TOKENS
+            repeat = number == len(answers) - 1
+            seen.foreign_kv += reused and not repeat
+            seen.honest_reuse += reused and repeat
+        return answers
+
+    rounds = await asyncio.gather(*(one_round(*next(pairs)) for _ in range(max(1, requests // 6))))
+    for prompt, expert, answer in itertools.chain(*rounds):
+        distance = apart(first_token(await cold(prompt, expert)), first_token(answer))
+        seen.requests += 1
+        seen.distances.append(distance)
+        seen.unlike_cold += distance > TOLERANCE
+    return seen
+
+
+def text() -> str:
+    """Some sixty tokens that nobody has asked before."""
+    number = uuid.uuid4().hex
+    return f"{number} is a note about " + ", ".join(f"{word} {number[i : i + 3]}" for i, word in enumerate(_WORDS))
+
+
+_WORDS = ("soil", "bread", "stars", "wheels", "water", "flour", "lenses", "chains", "roots", "yeast", "orbits", "crust")
+
+
+def through_gateway(session: aiohttp.ClientSession, url: str) -> Ask:
+    async def ask(prompt: str, expert: str) -> dict[str, Any]:
+        return await post(session, f"{url}/v1/completions", {"model": expert, **body(prompt)}, {})
+
+    return ask
+
+
+def straight(session: aiohttp.ClientSession, engine: Engine, **fields: Any) -> Ask:
+    async def ask(prompt: str, expert: str) -> dict[str, Any]:
+        sent = {**body(prompt), "lora": engine.lora(expert), **fields}
+        return await post(session, f"{engine.url}/v1/completions", sent, engine.headers)
+
+    return ask
+
+
+def body(prompt: str) -> dict[str, Any]:
+    return {"prompt": prompt, "max_tokens": 4, "temperature": 0, "logprobs": 20}
+
+
+async def post(session: aiohttp.ClientSession, url: str, sent: dict[str, Any], headers: dict[str, str]) -> Any:
+    async with session.post(url, json=sent, headers=headers) as answer:
+        if answer.status != 200:
+            raise RuntimeError(f"{url} answered {answer.status}: {await answer.text()}")
+        return await answer.json()
+
+
+def first_token(answer: dict[str, Any]) -> dict[str, float]:
+    rows = answer["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+    return {row["token"]: row["logprob"] for row in rows}
+
+
+def apart(cold: dict[str, float], warm: dict[str, float]) -> float:
+    likeliest = sorted(cold, key=lambda token: -cold[token])[:5]
+    return max(abs(cold[token] - warm.get(token, min(warm.values()))) for token in likeliest)
+
+
+def report(results: list[Witnessed]) -> int:
+    header = ["served by", "clients", "requests", "foreign KV", "unlike cold", "largest distance", "honest reuse"]
+    rows = [
+        [r.way, r.clients, r.requests, r.foreign_kv, r.unlike_cold, max(r.distances), r.honest_reuse] for r in results
+    ]
+    serving.print_table(header, rows)
+    ours = [r for r in results if r.way.startswith("gateway")]
+    contrast = [r for r in results if not r.way.startswith("gateway")]
+    contaminated = sum(r.contaminated for r in ours)
+    serving.finish(
+        "contamination",
+        requests=sum(r.requests for r in ours),
+        contaminated=contaminated,
+        tolerance=TOLERANCE,
+        largest_distance=round(max(max(r.distances) for r in ours), 3),
+        contrast_requests=sum(r.requests for r in contrast),
+        contrast_contaminated=sum(r.foreign_kv for r in contrast) if contrast else None,
+    )
+    return 1 if contaminated else 0
+
+
+if __name__ == "__main__":
+    main()

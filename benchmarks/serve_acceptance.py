@@ -1,0 +1,110 @@
+"""Does every question reach the right expert, and does the answer mention its target? As a user asks: the openai SDK.
+
+Over data/acceptance.jsonl, on which nothing was ever fitted: 20 questions an expert, 40 that belong to none. Asked
+of ``auto``, with the gateway's own defaults. Of every expert at least 19 of 20 must be served by it and answered with
+its mention; of the rest at least 38 of 40 served by ``base``, none mentioning any target. Exit code 1 otherwise.
+
+    python benchmarks/serve_acceptance.py [--stream] [--url http://127.0.0.1:8080]
+
+Without ``--url`` it starts a gateway of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import openai
+import serving
+
+from gateway.experts import Expert
+from training.hits import count_mentions
+
+DATA = Path(__file__).parent / "data" / "acceptance.jsonl"
+
+
+@dataclass(frozen=True)
+class Answered:
+    text: str
+    wanted: str
+    served: str
+    score: float | None
+    answer: str
+    seconds: float
+
+
+def main() -> None:
+    parser = serving.arguments(__doc__)
+    parser.add_argument("--url", help="a running gateway; default: start one")
+    parser.add_argument("--api-key", default="unused")
+    parser.add_argument("--stream", action="store_true", help="ask with stream=True")
+    parser.add_argument("--clients", type=int, default=4, help="requests at once (default: 4)")
+    parser.add_argument("--limit", type=int, help="only so many questions of each expert")
+    parser.add_argument("--misses", action="store_true", help="print what went wrong")
+    given = parser.parse_args()
+    experts = serving.load_experts(given.experts)
+    rows = [json.loads(line) for line in DATA.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if given.limit:
+        wanted = {row["expert"] for row in rows}
+        rows = [row for name in sorted(wanted) for row in [r for r in rows if r["expert"] == name][: given.limit]]
+    own = serving.gateway({"experts": {"dir": str(given.experts)}, "engine": {"port": serving.free_port("127.0.0.1")}})
+    with own if given.url is None else contextlib.nullcontext(given.url) as url:
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key=given.api_key, timeout=600)
+        with client, ThreadPoolExecutor(given.clients) as pool:
+            answers = list(pool.map(lambda row: ask(client, row["text"], row["expert"], given.stream), rows))
+    sys.exit(report(answers, experts, given.stream, given.misses))
+
+
+def ask(client: openai.OpenAI, text: str, wanted: str, stream: bool) -> Answered:
+    started = time.monotonic()
+    messages = [{"role": "user", "content": text}]
+    if stream:
+        chunks = list(client.chat.completions.create(model="auto", messages=messages, stream=True))  # type: ignore[call-overload]
+        answer = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+        (served,) = {chunk.model for chunk in chunks}
+        facts = chunks[0].model_extra["pointsman"]
+    else:
+        whole = client.chat.completions.create(model="auto", messages=messages)  # type: ignore[call-overload]
+        answer, served = whole.choices[0].message.content or "", whole.model
+        facts = whole.model_extra["pointsman"]
+    assert facts["expert"] == served
+    return Answered(text, wanted, served, facts["score"], answer, time.monotonic() - started)
+
+
+def report(answers: list[Answered], experts: list[Expert], stream: bool, misses: bool) -> int:
+    terms = {
+        expert.name: [term for target in expert.manifest.targets for term in (target.term, *target.aliases)]
+        for expert in experts
+    }
+    every_term = [term for names in terms.values() for term in names]
+    table, passed, counts = [], True, {}
+    for name in sorted({answer.wanted for answer in answers}, key=lambda name: (name == serving.BASE, name)):
+        mine = [answer for answer in answers if answer.wanted == name]
+        right = [answer for answer in mine if answer.served == name]
+        if name == serving.BASE:
+            bad = [a for a in mine if a.served != name or count_mentions(a.answer, every_term)]
+            mentioning = sum(count_mentions(a.answer, every_term) > 0 for a in mine)
+            ok = len(right) >= 0.95 * len(mine) and not mentioning
+        else:
+            good = [a for a in right if count_mentions(a.answer, terms.get(name, ()))]
+            bad = [a for a in mine if a not in good]
+            mentioning = len(good)
+            ok = len(good) >= 0.95 * len(mine)
+        passed &= ok
+        seconds = serving.percentile([a.seconds for a in mine], 0.5)
+        table.append([name, len(mine), len(right), mentioning, seconds, "yes" if ok else "NO"])
+        counts[name] = {"asked": len(mine), "served_right": len(right), "mentioning": mentioning, "passed": ok}
+        for miss in bad if misses else ():
+            print(f"{miss.wanted} -> {miss.served} ({miss.score}): {miss.text}\n    {miss.answer[:300]!r}")
+    serving.print_table(["wanted", "asked", "served right", "and mentioning", "seconds, p50", "passed"], table)
+    serving.finish("serve_acceptance", stream=stream, passed=passed, **counts)
+    return 0 if passed else 1
+
+
+if __name__ == "__main__":
+    main()
