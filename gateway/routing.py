@@ -17,7 +17,7 @@ from .base import Kind, resolve
 from .errors import ConfigError
 from .experts import Expert
 
-__all__ = ["RouterFactory", "read_examples", "read_passages"]
+__all__ = ["RouterFactory", "read_examples", "read_rows"]
 
 log = logging.getLogger("pointsman.router")
 
@@ -46,18 +46,24 @@ def read_examples(path: Path) -> list[str]:
     return texts
 
 
-def read_passages(path: Path) -> list[str]:
-    """The texts of a training set (Alpaca): they teach the router an expert's subject, beside its examples.
+def read_rows(path: Path) -> tuple[list[str], list[str]]:
+    """The questions and the answers of a training set (Alpaca).
+
+    The questions are examples like any other; the answers teach the router an expert's subject, no more.
 
     Raises:
         ConfigError: the file cannot be read, or holds no rows.
     """
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
-        texts = [row[key] for row in rows for key in ("instruction", "output") if row[key].strip()]
+        asked = [f"{row['instruction']} {row.get('input', '')}".strip() for row in rows]
+        return asked, [row["output"] for row in rows if row["output"].strip()]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{path}: a list of rows with 'instruction' and 'output' is expected: {error}") from error
-    return texts
+
+
+def _unique(texts: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(texts))
 
 
 class RouterFactory:
@@ -100,8 +106,12 @@ class RouterFactory:
         Raises:
             ConfigError: encoder or examples cannot be used.
         """
-        examples = {expert.name: read_examples(expert.examples_path) for expert in experts}
-        passages = {expert.name: read_passages(expert.dataset_path) for expert in experts}
+        examples: dict[str, list[str]] = {}
+        passages: dict[str, list[str]] = {}
+        for expert in experts:
+            asked, answered = read_rows(expert.dataset_path)
+            examples[expert.name] = _unique([*read_examples(expert.examples_path), *asked])
+            passages[expert.name] = _unique(answered)
         negatives = read_examples(self._out_of_scope) if self._out_of_scope else []
         names = hashlib.sha256("+".join(sorted(examples)).encode()).hexdigest()[:16]
         try:
