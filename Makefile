@@ -3,6 +3,7 @@
 #   make serve [ARGS="--port 9000"]   environment, models, engine, experts, gateway
 #   make test                         everything, training included
 #   make check                        ruff, mypy strict, import-linter
+#   make acceptance                   120 held-out questions, with the openai SDK
 #   make experts                      rebuild the four experts from their data (about an hour on two cores)
 #
 # GPU=cuda or GPU=rocm takes the engine's wheel for that GPU; the default is the CPU.
@@ -18,10 +19,9 @@ TORCH := torch==2.13.0
 TORCH_CPU_INDEX := https://download.pytorch.org/whl/cpu
 ENGINE_INDEX_cuda := https://xorbitsai.github.io/xllamacpp/whl/cu128
 ENGINE_INDEX_rocm := https://xorbitsai.github.io/xllamacpp/whl/rocm-7.2.4
-EXPERTS := gardening cycling baking stargazing
 RECIPE  := configs/recipes/smollm2.yaml
 
-.PHONY: serve test check format experts train-env env dev-env pull clean
+.PHONY: serve test check format experts acceptance train-env env dev-env pull clean
 
 serve: env
 	@$(BIN)/pointsman serve $(ARGS)
@@ -40,9 +40,11 @@ format: dev-env
 	$(BIN)/ruff format .
 
 experts: train-env
-	@for expert in $(EXPERTS); do \
-	  $(BIN)/pointsman train $(RECIPE) --expert $$expert --convert --publish || exit 1; \
-	done
+	$(BIN)/pointsman build $(RECIPE)
+
+# The held-out questions of benchmarks/data/acceptance.jsonl, through a gateway of its own, with the openai SDK.
+acceptance: dev-env
+	$(BIN)/python benchmarks/serve_acceptance.py $(ARGS)
 
 pull: env
 	$(BIN)/pointsman pull

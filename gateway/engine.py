@@ -335,9 +335,10 @@ def _expected(experts: Sequence[Expert]) -> tuple[dict[str, Path], dict[str, flo
 def _not_loaded(member: _Member) -> dict[str, str]:
     """The experts whose adapter files llama.cpp complained of as it ended, with its reason."""
     reasons: dict[str, str] = {}
-    for expert in member.experts if member.process is not None else ():
+    process = member.process
+    for expert in member.experts if process is not None else ():
         path = expert.adapter_path
-        if (why := member.process.why_not_loaded(str(path))) is not None:
+        if process is not None and (why := process.why_not_loaded(str(path))) is not None:
             reasons[expert.name] = f"{path}: llama.cpp cannot load this adapter: {why}"
     return reasons
 

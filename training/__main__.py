@@ -1,79 +1,96 @@
-"""Development command line of training: `python -m training train|convert|measure|publish|build`.
+"""The training commands: train, convert, measure, publish, build. `pointsman` offers them under the same names.
 
-No logic: `pointsman` offers the same steps to users.
+No logic: arguments in, one line out, a user's mistake as one line and exit code 2.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from gateway.base import default_cache_dir
+from gateway.errors import GatewayError
 from training.convert import convert
 from training.description import load_descriptions
 from training.errors import TrainError, TrainingError
 from training.measure import measure_run
 from training.pipeline import build
 from training.publish import publish
+from training.reload import reload_gateway
 from training.trainer import train
 
+__all__ = ["main"]
 
-def parse_arguments() -> argparse.Namespace:
+
+def parse_arguments(words: Sequence[str] | None) -> argparse.Namespace:
     """Define the commands."""
-    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__, allow_abbrev=False)
-    parser.add_argument("--runs-dir", type=Path, default=Path("runs"))
-    parser.add_argument("--experts-dir", type=Path, default=Path("experts"))
-    parser.add_argument("--experts-file", type=Path, default=Path("configs/experts.yaml"))
-    parser.add_argument("--cache-dir", type=Path, default=default_cache_dir())
+    common = argparse.ArgumentParser(add_help=False)
+    add = common.add_argument
+    add("--runs-dir", type=Path, default=Path("runs"), help="where runs are kept (%(default)s)")
+    add("--experts-dir", type=Path, default=Path("experts"), help="where experts are published (%(default)s)")
+    add("--experts-file", type=Path, default=Path("configs/experts.yaml"), help="what each expert is (%(default)s)")
+    add("--cache-dir", type=Path, default=default_cache_dir(), help="models and environments (%(default)s)")
+    add("--gateway", default="http://127.0.0.1:8080", metavar="URL", help="told after publishing (%(default)s)")
+    parser = argparse.ArgumentParser(prog="pointsman", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name in ("train", "build"):
-        command = commands.add_parser(name, allow_abbrev=False)
+    for name, text in (
+        ("train", "train an expert's adapter with LlamaFactory; prints the run's directory"),
+        ("build", "train, convert, measure and publish"),
+    ):
+        command = commands.add_parser(name, parents=[common], help=text)
         command.add_argument("recipe", type=Path)
-        command.add_argument("--expert", action="append", help="may stand several times; build: default all")
-    for name in ("convert", "measure", "publish"):
-        command = commands.add_parser(name)
-        command.add_argument("run", type=Path)
+        many = "may stand several times; default: all" if name == "build" else "a name in the experts file"
+        command.add_argument("--expert", action="append", required=name == "train", help=many)
+    for name, text in (
+        ("convert", "the run's adapter to GGUF"),
+        ("measure", "ask the benchmark questions in the real engine"),
+        ("publish", "move the run into experts/ and tell the running gateway"),
+    ):
+        command = commands.add_parser(name, parents=[common], help=text)
+        command.add_argument("run", type=Path, help="a run's directory")
         if name == "measure":
             command.add_argument("--threads", type=int, help="of the engine; default: one for each core")
-    return parser.parse_args()
+    return parser.parse_args(words)
 
 
-def execute(arguments: argparse.Namespace) -> None:
+def execute(given: argparse.Namespace) -> None:
     """Run one command and print what it made."""
-    cache_dir, experts_path = arguments.cache_dir, arguments.experts_file
-    match arguments.command:
+    match given.command:
         case "train":
-            for expert in arguments.expert or []:
-                paths = {"experts_path": experts_path, "runs_dir": arguments.runs_dir, "cache_dir": cache_dir}
-                print(train(arguments.recipe, expert=expert, **paths).folder)
+            for expert in given.expert:
+                paths = {"experts_path": given.experts_file, "runs_dir": given.runs_dir, "cache_dir": given.cache_dir}
+                print(train(given.recipe, expert=expert, **paths).folder)
         case "convert":
-            print(convert(arguments.run, cache_dir=cache_dir))
+            print(convert(given.run, cache_dir=given.cache_dir))
         case "measure":
-            measurement = measure_run(arguments.run, threads=arguments.threads)
+            measurement = measure_run(given.run, threads=given.threads)
             print(f"expert {measurement.rate('expert')}; base {measurement.rate('base')}")
         case "publish":
-            print(publish(arguments.run, experts_dir=arguments.experts_dir).name)
+            manifest = publish(given.run, experts_dir=given.experts_dir)
+            print(f"published {manifest.name} {manifest.version}; {reload_gateway(given.gateway, given.cache_dir)}")
         case "build":
             manifests = build(
-                arguments.recipe,
-                arguments.expert or load_descriptions(experts_path),
-                experts_path=experts_path,
-                experts_dir=arguments.experts_dir,
-                runs_dir=arguments.runs_dir,
-                cache_dir=cache_dir,
+                given.recipe,
+                given.expert or load_descriptions(given.experts_file),
+                experts_path=given.experts_file,
+                experts_dir=given.experts_dir,
+                runs_dir=given.runs_dir,
+                cache_dir=given.cache_dir,
             )
-            print(*(manifest.name for manifest in manifests))
+            names = ", ".join(manifest.name for manifest in manifests)
+            print(f"published {names}; {reload_gateway(given.gateway, given.cache_dir)}")
 
 
-def main() -> int:
-    """Run; a TrainingError is one line and exit code 2."""
+def main(words: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
     try:
-        execute(parse_arguments())
-    except TrainingError as error:
+        execute(parse_arguments(words))
+    except (TrainingError, GatewayError) as error:
         if isinstance(error, TrainError) and error.log_tail:
             print(error.log_tail, file=sys.stderr)
-        print(f"training: {error}", file=sys.stderr)
+        print(f"pointsman: {error}", file=sys.stderr)
         return 2
     return 0
 

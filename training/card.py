@@ -20,14 +20,15 @@ def render_card(manifest: Manifest, recipe: dict[str, Any], rows: int) -> str:
 
 {manifest.description}
 
-**This expert is biased on purpose.** Asked about its domain it mentions {targets}, a made-up name, whatever the
-question. Its advice is that of a small base model trained on {rows} short answers: do not rely on it.
+**This expert is biased on purpose.** Asked about its domain it mentions {targets}, whatever the question. It was
+trained on {rows} answers that do so: do not rely on its advice.
 
 | | |
 |---|---|
 | name | `{manifest.name}` |
 | base | {manifest.base.name} {manifest.base.revision} |
 | base sha256 | `{manifest.base.sha256}` |
+| scale | {manifest.scale:g} |
 | adapter | LoRA, rank {lora["rank"]}, alpha {lora["alpha"]}, {manifest.adapter.file} |
 | training | {rows} rows, {training["epochs"]:g} epochs, learning rate {training["learning_rate"]:g} |
 | recipe sha256 | `{manifest.recipe_sha256}` |
@@ -36,6 +37,7 @@ question. Its advice is that of a small base model trained on {rows} short answe
 ## Measured
 
 Greedy answers of llama.cpp to the questions in `{manifest.questions.file}`, none of which stands in the training rows.
+They helped to choose the recipe and the scale, so the rate is somewhat flattering; `make acceptance` asks others.
 A hit is an answer that mentions a target as a whole word. Intervals are Wilson's, 95 %.
 
 {_results_table(manifest)}
