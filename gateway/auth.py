@@ -41,7 +41,7 @@ def load_keys(file: Path | None, plain: str | None) -> dict[str, str]:
     """Collect the client keys as ``{sha256: name}``.
 
     Args:
-        file: one key a line: ``NAME KEY`` or ``NAME sha256:HEX``; ``#`` starts a comment.
+        file: one key a line: ``NAME KEY`` or ``NAME sha256:HEX``; `` #`` starts a comment.
         plain: keys from the environment, comma-separated.
 
     Raises:
@@ -56,14 +56,17 @@ def load_keys(file: Path | None, plain: str | None) -> dict[str, str]:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise ConfigError(f"keys file {file}: cannot be read: {reason}") from error
     for number, line in enumerate(lines, 1):
-        words = line.split("#", 1)[0].split()
+        words = [] if line.lstrip().startswith("#") else line.split(" #", 1)[0].split()
         if not words:
             continue
         if len(words) != 2:
             raise ConfigError(f"keys file {file}, line {number}: 'NAME KEY' or 'NAME sha256:HEX' is expected")
         name, key = words
         hashed = _HASHED.fullmatch(key)
-        keys[hashed.group(1) if hashed else _digest(key)] = name
+        digest = hashed.group(1) if hashed else _digest(key)
+        if digest in keys:
+            raise ConfigError(f"keys file {file}, line {number}: {name!r} has the same key as {keys[digest]!r}")
+        keys[digest] = name
     if not keys:
         raise ConfigError(f"keys file {file}: holds no key")
     return keys

@@ -188,6 +188,8 @@ class Scheduler:
         actions = self._schedule(now)
         if any(isinstance(a, Grant) and a.lease.request is request for a in actions):
             return actions
+        if any(isinstance(a, Swap) and a.expert == request.expert for a in actions):
+            return actions  # a backend is made ready for it: it only passes through the queue
         reason = self._over_limit(request)
         if reason is not None:
             self._waiting[request.expert].requests.remove(request)
