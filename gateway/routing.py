@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -115,6 +116,7 @@ class RouterFactory:
         negatives = read_examples(self._out_of_scope) if self._out_of_scope else []
         names = hashlib.sha256("+".join(sorted(examples)).encode()).hexdigest()[:16]
         try:
+            started = time.monotonic()
             embedder = self._open()
             path = self._cache_dir / "router" / f"{names}.npz"
             fitted, refitted = load_or_fit(
@@ -122,12 +124,15 @@ class RouterFactory:
             )
         except RouterError as error:
             raise ConfigError(f"router: {error}") from error
-        for warning in fitted.warnings if refitted else ():
-            log.warning("%s", warning)
+        if refitted:
+            log.info("router fitted", extra={"routes": len(examples), "seconds": round(time.monotonic() - started, 1)})
+            for warning in fitted.warnings:
+                log.warning("%s", warning)
         return fitted, embedder
 
     def _open(self) -> OnnxEmbedder:
         if self._embedder is None:
+            log.info("opening the encoder; its first start exports it", extra={"encoder": self._encoder})
             source: str | Path = self._encoder
             if ":" in self._encoder or Path(self._encoder).is_dir():
                 source = resolve(self._encoder, cache_dir=self._cache_dir, kind=Kind.DIRECTORY).path
