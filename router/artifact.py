@@ -23,10 +23,12 @@ from router.continuation import Continuation, Encoded
 from router.conversation import Policy
 from router.embedding import Vectors
 from router.errors import ArtifactError
+from router.lexical import Lexical
 from router.threshold import Gate
+from router.witnesses import Witnesses
 
-FORMAT = 1
-RECIPE = 2
+FORMAT = 2
+RECIPE = 3
 """Raised whenever `fit` would give another router for the same input."""
 
 
@@ -66,9 +68,9 @@ class Provenance:
 
 @dataclass(frozen=True, eq=False)
 class FittedRouter:
-    """A classifier, the rules for judging it, and where both came from."""
+    """Witnesses, the rules for judging what they say, and where both came from."""
 
-    classifier: Classifier
+    witnesses: Witnesses
     policy: Policy
     provenance: Provenance
     metrics: Mapping[str, float] = field(default_factory=dict)
@@ -87,9 +89,9 @@ class FittedRouter:
         """The score a text must reach, 0–1."""
         return self.policy.gate.threshold
 
-    def encode(self, vectors: Vectors) -> list[Encoded]:
-        """Judge embedded texts, one `Encoded` each: float32 [n_texts, dim], unit length."""
-        evidence = self.classifier.evidence(vectors)
+    def encode(self, texts: Sequence[str], vectors: Vectors) -> list[Encoded]:
+        """Judge texts and their vectors, float32 [n_texts, dim], unit length; one `Encoded` each."""
+        evidence = self.witnesses.evidence(texts, vectors)
         rows = zip(vectors, evidence, self.policy.gate.scores(evidence), strict=True)
         return [Encoded(vector, kinds, scores) for vector, kinds, scores in rows]
 
@@ -108,7 +110,8 @@ class FittedRouter:
             },
             "switch_margin": self.policy.switch_margin,
         }
-        arrays = {**self.classifier.to_arrays(), **_policy_arrays(self.policy)}
+        witnesses = {**self.witnesses.classifier.to_arrays(), **self.witnesses.lexical.to_arrays()}
+        arrays = {**witnesses, **_policy_arrays(self.policy)}
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}-", suffix=".tmp", dir=path.parent)
         try:
@@ -155,8 +158,9 @@ def _rebuild(meta: Mapping[str, Any], arrays: Mapping[str, Any]) -> FittedRouter
     names = ("phrases", "means", "scales", "weights")
     continuation = Continuation(*(arrays[f"continuation_{name}"] for name in names), **meta["continuation"])
     policy = Policy(tuple(meta["routes"]), gate, continuation, meta["switch_margin"])
-    classifier = Classifier.from_arrays(arrays)
-    if classifier.n_routes != len(policy.routes):
-        raise ValueError(f"{classifier.n_routes} routes in the arrays, {len(policy.routes)} names")
+    witnesses = Witnesses(Classifier.from_arrays(arrays), Lexical.from_arrays(arrays))
+    for fitted in (witnesses.classifier, witnesses.lexical):
+        if fitted.n_routes != len(policy.routes):
+            raise ValueError(f"{fitted.n_routes} routes in the arrays, {len(policy.routes)} names")
     provenance = Provenance(**meta["provenance"])
-    return FittedRouter(classifier, policy, provenance, meta["metrics"], tuple(meta["warnings"]))
+    return FittedRouter(witnesses, policy, provenance, meta["metrics"], tuple(meta["warnings"]))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from router.classifier import LINEAR, N_KINDS, NEAREST, OUTSIDE, SCOPE, Evidence, Indices
+from router.classifier import LEXICAL, LINEAR, N_KINDS, NEAREST, OUTSIDE, SCOPE, Evidence, Indices
 from router.threshold import Gate, Scores, choose_threshold
 
 
@@ -24,7 +24,7 @@ def calibrate(evidence: Evidence, labels: Indices, *, max_false_abstain: float) 
     own = evidence[inside, labels[inside]]
     means, scales = own.mean(axis=0), np.maximum(own.std(axis=0), 1e-3)
     standard = (evidence - means) / scales
-    best = standard[:, :, [LINEAR, NEAREST]].sum(axis=2).argmax(axis=1)
+    best = standard[:, :, [LINEAR, NEAREST, LEXICAL]].sum(axis=2).argmax(axis=1)
     right = best == labels
     if inside.all():
         weights, bias = np.ones(N_KINDS), 0.0

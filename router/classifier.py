@@ -9,7 +9,7 @@ Four kinds of evidence for "this text belongs to route r", side by side, none of
 - scope: decision value of a support vector machine, all routes against the negatives; zero without negatives.
 
 The machines use the kernel exp(-gamma |a - b|^2), which on unit vectors is a function of the cosine, so that one
-product with all fitted texts serves every kind but the first.
+product with all fitted texts serves every kind but the first. A fifth kind, of words, is `lexical.py`'s.
 """
 
 from __future__ import annotations
@@ -25,8 +25,11 @@ from router.embedding import Vectors
 Indices = npt.NDArray[np.int64]
 Evidence = npt.NDArray[np.float64]
 
-LINEAR, NEAREST, KERNEL, SCOPE = range(4)
-N_KINDS = 4
+LINEAR, NEAREST, KERNEL, SCOPE, LEXICAL = range(5)
+N_KINDS = 5
+N_VECTOR_KINDS = 4
+"""Those of this module; the lexical kind comes from `lexical.py`."""
+
 N_NEAREST = 3
 GAMMA = 1.0
 MIN_PROBABILITY = 1e-6
@@ -66,7 +69,7 @@ class Classifier:
 
     def evidence(self, vectors: Vectors) -> Evidence:
         """Weigh texts against every route: float64 [n, n_routes, 4], in the order of the module's list."""
-        result = np.empty((len(vectors), self.n_routes, N_KINDS))
+        result = np.empty((len(vectors), self.n_routes, N_VECTOR_KINDS))
         cosines = vectors @ self.texts.T
         machines = np.exp((2 * GAMMA) * (cosines - 1)) @ self.duals + self.offsets
         result[:, :, LINEAR] = self._linear(vectors)

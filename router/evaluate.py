@@ -68,7 +68,7 @@ def evaluate(fitted: FittedRouter, embedder: Embedder, labelled: Sequence[tuple[
     rows: list[Scores] = []
     for text, _ in labelled:
         start = time.perf_counter()
-        (encoded,) = fitted.encode(embedder.embed([text]))
+        (encoded,) = fitted.encode([text], embedder.embed([text]))
         decision = fitted.policy.decide([text], {text: encoded})
         times_s.append(time.perf_counter() - start)
         decided.append(decision.route or FALLBACK)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings as python_warnings
 from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ from router.embedding import Embedder, Vectors
 from router.errors import ArtifactError, RouterError
 from router.examples import Checked, check_examples
 from router.followups import NO_FOLD, PHRASES, Corpus, FollowUpPairs, build_pairs, fit_continuation
+from router.lexical import drop_marks, fit_lexical
 from router.threshold import Scores
+from router.witnesses import Witnesses
 
 FOLDS = 5
 MAX_CLUSTERS = 15
@@ -67,7 +70,10 @@ def fit(
     routes = tuple(sorted(examples))
     data = _embed(checked, routes, embedder, seed)
     pairs = build_pairs(data, embedder, seed)
-    # One thread: the problems are small, and spinning BLAS threads would fight a llama-server for the cores.
+    # One thread: the problems are small, and spinning BLAS threads would fight a llama-server for the cores. The limit
+    # holds for libraries that are loaded already, so scikit-learn's come first.
+    for name in ("cluster", "linear_model", "svm"):
+        import_module(f"sklearn.{name}")
     with threadpool_limits(1), python_warnings.catch_warnings():
         # Convergence warnings are expected on few examples; the out-of-fold metrics judge the result.
         python_warnings.simplefilter("ignore")
@@ -75,9 +81,9 @@ def fit(
         judged = slice(len(checked.judged))
         gate, metrics = calibrate(evidence[judged], data.labels[judged], max_false_abstain=max_false_abstain)
         continuation, more = fit_continuation(pairs, signals, gate)
-        classifier = fit_classifier(data.vectors, data.labels, seed)
+        witnesses = _fit_witnesses(data, np.ones(len(data.labels), dtype=np.bool_), seed)
     policy = Policy(routes, gate, continuation)
-    return FittedRouter(classifier, policy, provenance, metrics | more, checked.warnings)
+    return FittedRouter(witnesses, policy, provenance, metrics | more, checked.warnings)
 
 
 def load_or_fit(
@@ -126,7 +132,15 @@ def _embed(checked: Checked, routes: Sequence[str], embedder: Embedder, seed: in
     n_folded = len(texts) - len(checked.passages)
     folds[:n_folded] = _assign_folds(labels[:n_folded], seed)
     phrases = slice(len(checked.judged), n_folded)
-    return Corpus(texts, embedder.embed(texts), labels, folds, phrases)
+    unmarked = texts[:n_folded] + drop_marks(checked.passages)
+    return Corpus(unmarked, embedder.embed(texts), labels, folds, phrases)
+
+
+def _fit_witnesses(data: Corpus, chosen: npt.NDArray[np.bool_], seed: int) -> Witnesses:
+    """Fit on the chosen texts."""
+    texts = [data.texts[row] for row in np.flatnonzero(chosen)]
+    labels = data.labels[chosen]
+    return Witnesses(fit_classifier(data.vectors[chosen], labels, seed), fit_lexical(texts, labels))
 
 
 def fit_classifier(vectors: Vectors, labels: Indices, seed: int) -> Classifier:
@@ -194,16 +208,17 @@ def _fit_machine(vectors: Vectors, inside: npt.NDArray[np.bool_], seed: int) -> 
 
 
 def _out_of_fold(data: Corpus, pairs: FollowUpPairs, seed: int) -> tuple[Evidence, Scores]:
-    """Weigh every text in a fold, and every follow-up, by a classifier that was not fitted on it."""
+    """Weigh every text in a fold, and every follow-up, by witnesses that were not fitted on it."""
     evidence = np.zeros((len(data.labels), int(data.labels.max()) + 1, N_KINDS))
     signals = np.zeros((len(pairs.anchors), N_SIGNALS))
     for fold in range(FOLDS):
         held = data.folds == fold
         if held.any():
-            classifier = fit_classifier(data.vectors[~held], data.labels[~held], seed)
-            evidence[held] = classifier.evidence(data.vectors[held])
+            witnesses = _fit_witnesses(data, ~held, seed)
+            texts = [data.texts[row] for row in np.flatnonzero(held)]
+            evidence[held] = witnesses.evidence(texts, data.vectors[held])
             rows = np.flatnonzero(held[pairs.anchors])
-            signals[rows] = pairs.signals(rows, classifier, data.vectors)
+            signals[rows] = pairs.signals(rows, witnesses, data)
     return evidence, signals
 
 

@@ -1,7 +1,7 @@
 """What a follow-up looks like: phrases, and the fitting of `Continuation` on conversations made from them.
 
 The conversations have two turns: an example as anchor, then a phrase (continues), another example of the same route
-(continues), or a negative (does not). Each is judged by a classifier that saw neither turn.
+(continues), or a negative (does not). Each is judged by witnesses that saw neither turn.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from router.calibrate import fit_logistic
-from router.classifier import OUTSIDE, Classifier, Indices
+from router.classifier import OUTSIDE, Indices
 from router.continuation import (
     JOINT_COSINE,
     N_SIGNALS,
@@ -25,6 +25,7 @@ from router.continuation import (
 )
 from router.embedding import Embedder, Vectors
 from router.threshold import Gate, Scores, choose_threshold
+from router.witnesses import Witnesses
 
 PHRASES: tuple[str, ...] = (
     "thanks, that helps",
@@ -109,7 +110,11 @@ class Corpus:
     """Embedded texts to fit on; the arrays belong together, one row a text."""
 
     texts: list[str]
+    """What lexical evidence is fitted on: passages without their marks."""
+
     vectors: Vectors
+    """Of the texts as they were given."""
+
     labels: Indices
     """Route or `OUTSIDE`."""
 
@@ -134,7 +139,8 @@ class FollowUpPairs:
     turns: Indices
     """[n], index of the turn in the corpus."""
 
-    joints: Vectors
+    joints: list[str]
+    joint_vectors: Vectors
     """[n, dim]."""
 
     phrase_cosines: Scores
@@ -142,16 +148,17 @@ class FollowUpPairs:
 
     continues: npt.NDArray[np.bool_]
 
-    def signals(self, rows: Indices, classifier: Classifier, vectors: Vectors) -> Scores:
-        """Return `continuation_signals` of some rows under a classifier: [n_rows, n_signals]."""
-        turn_evidence = classifier.evidence(vectors[self.turns[rows]])
-        joint_evidence = classifier.evidence(self.joints[rows])
+    def signals(self, rows: Indices, witnesses: Witnesses, data: Corpus) -> Scores:
+        """Return `continuation_signals` of some rows under these witnesses: [n_rows, n_signals]."""
+        turns, vectors = self.turns[rows], data.vectors
+        turn_evidence = witnesses.evidence([data.texts[turn] for turn in turns], vectors[turns])
+        joint_evidence = witnesses.evidence([self.joints[row] for row in rows], self.joint_vectors[rows])
         nothing = np.empty(0)
         result = np.empty((len(rows), N_SIGNALS))
         for index, row in enumerate(rows):
             anchor = Encoded(vectors[self.anchors[row]], nothing, nothing)
             turn = Encoded(vectors[self.turns[row]], turn_evidence[index], nothing)
-            joint = Encoded(self.joints[row], joint_evidence[index], nothing)
+            joint = Encoded(self.joint_vectors[row], joint_evidence[index], nothing)
             result[index] = continuation_signals(
                 anchor, turn, joint, int(self.routes[row]), float(self.phrase_cosines[row])
             )
@@ -167,12 +174,14 @@ def build_pairs(data: Corpus, embedder: Embedder, seed: int) -> FollowUpPairs:
     turns = np.array([turn for _, turn, _ in rows], dtype=np.int64)
     cosines = (data.vectors[turns] @ phrases.T).astype(np.float64)
     itself = turns[:, None] == np.arange(len(data.texts))[data.phrases][None, :]
+    joints = [join_turns(data.texts[anchor], data.texts[turn]) for anchor, turn, _ in rows]
     return FollowUpPairs(
         phrases=phrases,
         anchors=anchors,
         routes=data.labels[anchors],
         turns=turns,
-        joints=embedder.embed([join_turns(data.texts[anchor], data.texts[turn]) for anchor, turn, _ in rows]),
+        joints=joints,
+        joint_vectors=embedder.embed(joints),
         phrase_cosines=np.where(itself, -1.0, cosines).max(axis=1),
         continues=np.array([continues for _, _, continues in rows], dtype=np.bool_),
     )

@@ -91,7 +91,7 @@ class Router:
         await self._batcher.aclose()
 
     def _encode(self, texts: Sequence[str]) -> list[Encoded]:
-        return self._fitted.encode(self._embedder.embed(texts))
+        return self._fitted.encode(texts, self._embedder.embed(texts))
 
     def _embed_piece(self, texts: Sequence[str]) -> tuple[Vectors, int]:
         return self._embedder.embed(texts), self._embedder.count_tokens(texts)

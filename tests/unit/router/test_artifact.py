@@ -15,8 +15,9 @@ from router import ArtifactError, FittedRouter, load_artifact, load_or_fit
 def test_a_saved_router_judges_as_before(fitted: FittedRouter, embedder: WordEmbedder, tmp_path: Path) -> None:
     fitted.save(tmp_path / "deep" / "router.npz")
     loaded = load_artifact(tmp_path / "deep" / "router.npz")
-    vectors = embedder.embed(["prune my rose", "a python laptop", "thanks"])
-    for before, after in zip(fitted.encode(vectors), loaded.encode(vectors), strict=True):
+    texts = ["prune my rose", "a python laptop", "thanks"]
+    vectors = embedder.embed(texts)
+    for before, after in zip(fitted.encode(texts, vectors), loaded.encode(texts, vectors), strict=True):
         np.testing.assert_array_equal(before.scores, after.scores)
     assert (loaded.routes, loaded.threshold) == (fitted.routes, fitted.threshold)
     assert (loaded.provenance, loaded.metrics) == (fitted.provenance, fitted.metrics)
@@ -50,12 +51,20 @@ def truncate(path: Path) -> None:
 def flip_bytes(path: Path) -> None:
     data = bytearray(path.read_bytes())
     middle = len(data) // 2
-    data[middle : middle + 50] = bytes(50)
+    data[middle : middle + 50] = bytes(byte ^ 0xFF for byte in data[middle : middle + 50])
     path.write_bytes(bytes(data))
 
 
 def drop_an_array(path: Path) -> None:
     rewrite(path, lambda arrays: arrays.pop("duals"))
+
+
+def drop_the_words(path: Path) -> None:
+    rewrite(path, lambda arrays: arrays.pop("lexical_weights"))
+
+
+def cut_the_words(path: Path) -> None:
+    rewrite(path, lambda arrays: arrays.update(lexical_weights=arrays["lexical_weights"][:, :100]))
 
 
 def drop_the_meta(path: Path) -> None:
@@ -82,7 +91,8 @@ def delete(path: Path) -> None:
 
 
 DAMAGES = [
-    delete, write_empty, write_garbage, truncate, flip_bytes, drop_an_array, drop_the_meta, raise_the_format
+    delete, write_empty, write_garbage, truncate, flip_bytes, drop_an_array, drop_the_words,
+    cut_the_words, drop_the_meta, raise_the_format,
 ]  # fmt: skip
 
 

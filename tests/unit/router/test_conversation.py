@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from router.classifier import N_KINDS
 from router.continuation import N_SIGNALS, PHRASE_COSINE, Continuation, Encoded, join_turns
 from router.conversation import Policy
 from router.threshold import Gate
@@ -25,11 +26,11 @@ FOLLOW_UPS = {"thanks", "and then?"}
 def encode(text: str) -> Encoded:
     """Point follow-ups at the follow-up phrase and everything else away from it."""
     vector = np.array([1.0, 0.0] if text in FOLLOW_UPS else [0.0, 1.0], dtype=np.float32)
-    return Encoded(vector, np.zeros((2, 4)), np.array(ALONE.get(text, (0.0, 0.0))))
+    return Encoded(vector, np.zeros((2, N_KINDS)), np.array(ALONE.get(text, (0.0, 0.0))))
 
 
 def make_policy(switch_margin: float = 0.0) -> Policy:
-    gate = Gate(np.zeros(4), np.ones(4), np.ones(4), 0.0, threshold=0.5)
+    gate = Gate(np.zeros(N_KINDS), np.ones(N_KINDS), np.ones(N_KINDS), 0.0, threshold=0.5)
     weights = np.zeros(N_SIGNALS)
     weights[PHRASE_COSINE] = 4.0
     phrases = np.array([[1.0, 0.0]], dtype=np.float32)
@@ -97,5 +98,5 @@ def test_only_turns_that_abstain_after_an_anchor_need_a_joined_text() -> None:
 
 def test_a_threshold_reached_exactly_is_reached() -> None:
     policy = make_policy()
-    known = {"x": Encoded(np.zeros(2, dtype=np.float32), np.zeros((2, 4)), np.array([0.5, 0.0]))}
+    known = {"x": Encoded(np.zeros(2, dtype=np.float32), np.zeros((2, N_KINDS)), np.array([0.5, 0.0]))}
     assert policy.decide(["x"], known).route == "bread"

@@ -12,7 +12,7 @@ NEW_OTHER = "can you tell when the president plays guitar for tax"
 
 
 def decide(fitted: FittedRouter, text: str) -> str | None:
-    (encoded,) = fitted.encode(WordEmbedder().embed([text]))
+    (encoded,) = fitted.encode([text], WordEmbedder().embed([text]))
     return fitted.policy.decide([text], {text: encoded}).route
 
 
@@ -33,8 +33,9 @@ def test_fitting_tells_how_good_it_is_out_of_fold(fitted: FittedRouter) -> None:
 
 def test_fitting_is_deterministic(fitted: FittedRouter) -> None:
     again = fit(examples(), negatives(), WordEmbedder())
-    vectors = WordEmbedder().embed([NEW_GARDEN, NEW_OTHER])
-    for one, other in zip(fitted.encode(vectors), again.encode(vectors), strict=True):
+    texts = [NEW_GARDEN, NEW_OTHER]
+    vectors = WordEmbedder().embed(texts)
+    for one, other in zip(fitted.encode(texts, vectors), again.encode(texts, vectors), strict=True):
         np.testing.assert_array_equal(one.scores, other.scores)
     assert again.threshold == fitted.threshold
 
