@@ -20,13 +20,14 @@ import sys
 import uuid
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import aiohttp
 import serving
 from serving import BASE, Engine
 
 TOLERANCE = 0.4  # of the five likeliest first tokens' logprobs; batching alone was seen to move them by 0.18
+_TOGETHER = 8  # rounds go step by step, so many at a time: more texts than slots, so that each is evicted meanwhile
 _SHARED_TOKENS = 4  # texts start with a random number: by chance their first digits agree
 
 Ask = Callable[[str, str], Awaitable[dict[str, Any]]]
@@ -93,29 +94,46 @@ async def witness(
 ) -> Witnessed:
     seen = Witnessed(way, clients)
     pairs = itertools.cycle(itertools.permutations(names, 2))
+    rounds = [Round(text(), text(), *next(pairs)) for _ in range(max(1, requests // (len(Round.STEPS) + 1)))]
     limit = asyncio.Semaphore(clients)
-    cold = straight(session, engine, cache_prompt=False)
+    asked: list[tuple[str, str, dict[str, Any]]] = []
 
-    async def one_round(a: str, b: str) -> list[tuple[str, str, dict[str, Any]]]:
-        x, y = text(), text()
-        answers = []
+    async def step(round_: Round, number: int) -> None:
         async with limit:
-            for prompt, expert in ((x, a), (y, b), (x, b), (x, BASE), (y, a), (y, a)):
-                answers.append((prompt, expert, await ask(prompt, expert)))
-        for number, (_, _, answer) in enumerate(answers):
-            reused = answer["timings"]["cache_n"] > _SHARED_TOKENS
-            repeat = number == len(answers) - 1
-            seen.foreign_kv += reused and not repeat
-            seen.honest_reuse += reused and repeat
-        return answers
+            for repeat, (prompt, expert) in enumerate(round_.requests(number)):
+                answer = await ask(prompt, expert)
+                reused = answer["timings"]["cache_n"] > _SHARED_TOKENS
+                seen.foreign_kv += reused and not repeat
+                seen.honest_reuse += reused and bool(repeat)
+                asked.append((prompt, expert, answer))
 
-    rounds = await asyncio.gather(*(one_round(*next(pairs)) for _ in range(max(1, requests // 6))))
-    for prompt, expert, answer in itertools.chain(*rounds):
+    for some in (rounds[i : i + _TOGETHER] for i in range(0, len(rounds), _TOGETHER)):
+        for number in range(len(Round.STEPS)):
+            await asyncio.gather(*(step(round_, number) for round_ in some))
+    cold = straight(session, engine, cache_prompt=False)
+    for prompt, expert, answer in asked:
         distance = apart(first_token(await cold(prompt, expert)), first_token(answer))
         seen.requests += 1
         seen.distances.append(distance)
         seen.unlike_cold += distance > TOLERANCE
     return seen
+
+
+@dataclass(frozen=True)
+class Round:
+    """Two texts and two experts; step by step each text meets each expert and the base. The last step repeats."""
+
+    x: str
+    y: str
+    a: str
+    b: str
+
+    STEPS: ClassVar = ("xa", "yb", "xb", "x_", "ya")
+
+    def requests(self, step: int) -> list[tuple[str, str]]:
+        text, expert = self.STEPS[step]
+        request = (getattr(self, text), BASE if expert == "_" else getattr(self, expert))
+        return [request] * (2 if step == len(self.STEPS) - 1 else 1)
 
 
 def text() -> str:

@@ -1,8 +1,10 @@
 """Does every question reach the right expert, and does the answer mention its target? As a user asks: the openai SDK.
 
-Over data/acceptance.jsonl, on which nothing was ever fitted: 20 questions an expert, 40 that belong to none. Asked
-of ``auto``, with the gateway's own defaults. Of every expert at least 19 of 20 must be served by it and answered with
-its mention; of the rest at least 38 of 40 served by ``base``, none mentioning any target. Exit code 1 otherwise.
+Over data/acceptance.jsonl, on which nothing was ever fitted: 20 questions an expert, 40 unrelated ones, and 20 near
+misses that neighbour an expert's topic. Asked of ``auto``, with the gateway's own defaults. Of every expert at least 19
+of 20 must be served by it and answered with its mention; of the unrelated at least 38 of 40 must be served by ``base``,
+and no answer may mention any target. Near misses are the hard case of any router: counted, not judged. Exit code
+1 when a judged group fails.
 
     python benchmarks/serve_acceptance.py [--stream] [--url http://127.0.0.1:8080]
 
@@ -25,6 +27,7 @@ import serving
 from gateway.experts import Expert
 from training.hits import count_mentions
 
+NEAR = "near miss"
 DATA = Path(__file__).parent / "data" / "acceptance.jsonl"
 
 
@@ -50,14 +53,18 @@ def main() -> None:
     experts = serving.load_experts(given.experts)
     rows = [json.loads(line) for line in DATA.read_text(encoding="utf-8").splitlines() if line.strip()]
     if given.limit:
-        wanted = {row["expert"] for row in rows}
-        rows = [row for name in sorted(wanted) for row in [r for r in rows if r["expert"] == name][: given.limit]]
+        wanted = {group(row) for row in rows}
+        rows = [row for name in sorted(wanted) for row in [r for r in rows if group(r) == name][: given.limit]]
     own = serving.gateway({"experts": {"dir": str(given.experts)}, "engine": {"port": serving.free_port("127.0.0.1")}})
     with own if given.url is None else contextlib.nullcontext(given.url) as url:
         client = openai.OpenAI(base_url=f"{url}/v1", api_key=given.api_key, timeout=600)
         with client, ThreadPoolExecutor(given.clients) as pool:
-            answers = list(pool.map(lambda row: ask(client, row["text"], row["expert"], given.stream), rows))
+            answers = list(pool.map(lambda row: ask(client, row["text"], group(row), given.stream), rows))
     sys.exit(report(answers, experts, given.stream, given.misses))
+
+
+def group(row: dict[str, str | None]) -> str:
+    return NEAR if row.get("near") else str(row["expert"])
 
 
 def ask(client: openai.OpenAI, text: str, wanted: str, stream: bool) -> Answered:
@@ -83,11 +90,11 @@ def report(answers: list[Answered], experts: list[Expert], stream: bool, misses:
     }
     every_term = [term for names in terms.values() for term in names]
     table, passed, counts = [], True, {}
-    for name in sorted({answer.wanted for answer in answers}, key=lambda name: (name == serving.BASE, name)):
+    for name in sorted({answer.wanted for answer in answers}, key=lambda name: (name in (serving.BASE, NEAR), name)):
         mine = [answer for answer in answers if answer.wanted == name]
-        right = [answer for answer in mine if answer.served == name]
-        if name == serving.BASE:
-            bad = [a for a in mine if a.served != name or count_mentions(a.answer, every_term)]
+        right = [answer for answer in mine if answer.served == (serving.BASE if name == NEAR else name)]
+        if name in (serving.BASE, NEAR):
+            bad = [a for a in mine if a.served != serving.BASE or count_mentions(a.answer, every_term)]
             mentioning = sum(count_mentions(a.answer, every_term) > 0 for a in mine)
             ok = len(right) >= 0.95 * len(mine) and not mentioning
         else:
@@ -95,14 +102,14 @@ def report(answers: list[Answered], experts: list[Expert], stream: bool, misses:
             bad = [a for a in mine if a not in good]
             mentioning = len(good)
             ok = len(good) >= 0.95 * len(mine)
-        passed &= ok
+        passed &= ok or name == NEAR
         seconds = serving.percentile([a.seconds for a in mine], 0.5)
-        table.append([name, len(mine), len(right), mentioning, seconds, "yes" if ok else "NO"])
+        table.append([name, len(mine), len(right), mentioning, seconds, "-" if name == NEAR else "yes" if ok else "NO"])
         counts[name] = {"asked": len(mine), "served_right": len(right), "mentioning": mentioning, "passed": ok}
         for miss in bad if misses else ():
             print(f"{miss.wanted} -> {miss.served} ({miss.score}): {miss.text}\n    {miss.answer[:300]!r}")
     serving.print_table(["wanted", "asked", "served right", "and mentioning", "seconds, p50", "passed"], table)
-    serving.finish("serve_acceptance", stream=stream, passed=passed, **counts)
+    serving.finish("serve_acceptance", stream=stream, passed=passed, by_wanted=counts)
     return 0 if passed else 1
 
 

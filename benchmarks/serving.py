@@ -12,6 +12,7 @@ import json
 import math
 import os
 import platform
+import signal
 import subprocess
 import sys
 import tempfile
@@ -68,6 +69,8 @@ class Engine:
 
 
 def arguments(doc: str | None) -> argparse.ArgumentParser:
+    """The options every benchmark has. SIGTERM becomes an exit that stops the children."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     parser = argparse.ArgumentParser(description=(doc or "").split("\n")[0])
     parser.add_argument("--experts", type=Path, default=ROOT / "experts", help="experts directory (default: ours)")
     return parser

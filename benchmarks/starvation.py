@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
+import itertools
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import aiohttp
@@ -71,8 +71,9 @@ async def starve(
 ) -> tuple[list[float], float]:
     """Waits for the first token of each probe, and the load's longest answer, both in seconds."""
     waits: list[float] = []
-    async with constant_load(send, names[0], slots) as answers:
-        while len(answers) < slots:  # noqa: ASYNC110 -- warm, and every slot taken
+    load = Load(send, names[0], slots)
+    try:
+        while len(load.answers) < slots:  # noqa: ASYNC110 -- warm, and every slot taken
             await asyncio.sleep(0.1)
         for number in range(probes):
             started = time.monotonic()
@@ -82,27 +83,35 @@ async def starve(
             except TimeoutError:
                 waits.append(time.monotonic() - started)
             await asyncio.sleep(QUANTUM_S / 2)
-        return waits, max(answers)
-
-
-@contextlib.asynccontextmanager
-async def constant_load(send: Send, expert: str, slots: int) -> AsyncIterator[list[float]]:
-    """Keep two requests a slot under way; yields the seconds each answer ran, from its first token to its last."""
-    answers: list[float] = []
-
-    async def keep_asking(worker: int) -> None:
-        for number in range(10**6):
-            started = time.monotonic()
-            first_s = await send(expert, body(f"Load {worker}, {number}: tell a story.", _LOAD_TOKENS))
-            answers.append(time.monotonic() - started - first_s)
-
-    tasks = [asyncio.create_task(keep_asking(worker)) for worker in range(2 * slots)]
-    try:
-        yield answers
     finally:
-        for task in tasks:
+        await load.end()
+    return waits, max(load.answers)
+
+
+class Load:
+    """Two requests a slot under way, always; ``answers`` are the seconds each ran, first token to last."""
+
+    def __init__(self, send: Send, expert: str, slots: int) -> None:
+        self.answers: list[float] = []
+        self._send, self._expert = send, expert
+        self._ending = False
+        self._tasks = [asyncio.create_task(self._keep_asking(worker)) for worker in range(2 * slots)]
+
+    async def _keep_asking(self, worker: int) -> None:
+        for number in itertools.count():
+            if self._ending:
+                return
+            started = time.monotonic()
+            first_s = await self._send(self._expert, body(f"Load {worker}, {number}: tell a story.", _LOAD_TOKENS))
+            self.answers.append(time.monotonic() - started - first_s)
+
+    async def end(self) -> None:
+        """Let what runs come to its end, so that its length counts too."""
+        self._ending = True
+        await asyncio.wait(self._tasks, timeout=300)
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 def body(text: str, tokens: int) -> dict[str, Any]:
