@@ -199,9 +199,11 @@ def _add_training(commands: Any) -> None:
         ("measure", "ask a converted run its benchmark questions in the real engine"),
         ("publish", "move a measured run into experts/ and tell the running gateway"),
         ("build", "train, convert, measure and publish, for one expert or all"),
+        ("dataset", "check, measure, split and generate training data"),
         ("benchmark", "measure published experts against the base model, with a report"),
     ):
-        parser = commands.add_parser(name, help=text, add_help=False)
+        # Everything after the name, --help too, belongs to the training command's own parser.
+        parser = commands.add_parser(name, help=text, add_help=False, prefix_chars="\0")
         parser.add_argument("rest", nargs=argparse.REMAINDER)
         parser.set_defaults(run=_training, training_command=name)
 
@@ -211,6 +213,10 @@ def _training(given: argparse.Namespace) -> int:
         from training.benchmark_command import main as benchmark_main
 
         return benchmark_main(given.rest)
+    if given.training_command == "dataset":
+        from training.dataset_command import main as dataset_main
+
+        return dataset_main(given.rest)
     from training.__main__ import main as training_main
 
     return training_main([given.training_command, *given.rest])
