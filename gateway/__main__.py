@@ -196,6 +196,8 @@ def _add_training(commands: Any) -> None:
     for name, text in (
         ("train", "train an expert's adapter with LlamaFactory"),
         ("convert", "convert a run's adapter to GGUF"),
+        ("check", "check a converted run in the real engine"),
+        ("rollback", "bring back an expert's previous version"),
         ("measure", "ask a converted run its benchmark questions in the real engine"),
         ("publish", "move a measured run into experts/ and tell the running gateway"),
         ("build", "train, convert, measure and publish, for one expert or all"),

@@ -13,11 +13,12 @@ from pathlib import Path
 from gateway.base import default_cache_dir
 from gateway.errors import GatewayError
 from training.convert import convert
+from training.convert_checks import check_run
 from training.description import load_descriptions
 from training.errors import TrainError, TrainingError
 from training.measure import measure_run
 from training.pipeline import build
-from training.publish import publish
+from training.publish import publish, rollback
 from training.reload import reload_gateway
 from training.trainer import train
 
@@ -45,13 +46,16 @@ def parse_arguments(words: Sequence[str] | None) -> argparse.Namespace:
         command.add_argument("--expert", action="append", required=name == "train", help=many)
     for name, text in (
         ("convert", "the run's adapter to GGUF"),
+        ("check", "compare the converted adapter and its prompt with what was trained, in the real engine"),
         ("measure", "ask the benchmark questions in the real engine"),
         ("publish", "move the run into experts/ and tell the running gateway"),
     ):
         command = commands.add_parser(name, parents=[common], help=text)
         command.add_argument("run", type=Path, help="a run's directory")
-        if name == "measure":
+        if name in ("convert", "check", "measure"):
             command.add_argument("--threads", type=int, help="of the engine; default: one for each core")
+    command = commands.add_parser("rollback", parents=[common], help="bring back an expert's previous version")
+    command.add_argument("name", help="the expert")
     return parser.parse_args(words)
 
 
@@ -63,13 +67,19 @@ def execute(given: argparse.Namespace) -> None:
                 paths = {"experts_path": given.experts_file, "runs_dir": given.runs_dir, "cache_dir": given.cache_dir}
                 print(train(given.recipe, expert=expert, **paths).folder)
         case "convert":
-            print(convert(given.run, cache_dir=given.cache_dir))
+            print(convert(given.run, cache_dir=given.cache_dir, threads=given.threads))
+        case "check":
+            parity = check_run(given.run, threads=given.threads)["parity"]
+            print(f"passed: {parity['mean_difference']} nats, top-1 {parity['top1_agreement']:.1%}")
         case "measure":
             measurement = measure_run(given.run, threads=given.threads)
             print(f"expert {measurement.rate('expert')}; base {measurement.rate('base')}")
         case "publish":
             manifest = publish(given.run, experts_dir=given.experts_dir)
             print(f"published {manifest.name} {manifest.version}; {reload_gateway(given.gateway, given.cache_dir)}")
+        case "rollback":
+            manifest = rollback(given.name, given.experts_dir)
+            print(f"{manifest.name} is {manifest.version} again; {reload_gateway(given.gateway, given.cache_dir)}")
         case "build":
             manifests = build(
                 given.recipe,

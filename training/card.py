@@ -46,7 +46,8 @@ A hit is an answer that mentions a target as a whole word. Intervals are Wilson'
 
 def _results_table(manifest: Manifest) -> str:
     lines = ["| | hits | questions | hit rate | interval | mentions per 1,000 tokens |", "|---|---|---|---|---|---|"]
-    for side, result in manifest.results.items():
+    for side in ("expert", "base"):
+        result = manifest.results[side]
         low, high = result["hit_rate_interval_95"]
         lines.append(
             f"| {side} | {result['hits']} | {result['questions']} | {result['hit_rate']:.1%} "

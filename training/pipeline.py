@@ -1,4 +1,4 @@
-"""The steps of an expert, one after the other: train, convert, measure, publish.
+"""The steps of an expert, one after the other: train, convert and check, measure, publish.
 
 Owns the order only; each step is its module's.
 """
@@ -10,6 +10,7 @@ from pathlib import Path
 
 from gateway.experts import Manifest
 from training.convert import convert
+from training.convert_checks import check_run, failed_checks, read_checks
 from training.measure import measure_run
 from training.publish import publish
 from training.run import Run, State
@@ -36,10 +37,12 @@ def build(
 
 
 def finish(run_dir: Path, *, experts_dir: Path, cache_dir: Path | None = None) -> Manifest:
-    """Do the steps that a trained run still lacks, and publish it."""
+    """Do the steps that a trained run still lacks, and publish it; the first failed check ends it."""
     run = Run.open(run_dir)
-    if run.state() is State.TRAINED:
+    if run.state() is State.TRAINED or failed_checks(run):
         convert(run_dir, cache_dir=cache_dir)
+    elif read_checks(run) is None:
+        check_run(run_dir)
     if run.state() is State.CONVERTED:
         measure_run(run_dir)
     return publish(run_dir, experts_dir=experts_dir)

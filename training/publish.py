@@ -1,6 +1,6 @@
-"""Publish a measured run: its files go to `experts/<name>/`, the manifest last.
+"""Publish a measured run: its files go to `experts/<name>/`, the manifest last; or bring back the version before.
 
-Owns the order of the steps, so that a reader never sees half an expert, and keeps the version before.
+Owns the order of the steps, so that a reader never sees half an expert, and what is kept: one version, in `.previous/`.
 """
 
 from __future__ import annotations
@@ -8,13 +8,16 @@ from __future__ import annotations
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
-from gateway.experts import ADAPTER_FILE, MANIFEST_FILE, FileHash, Manifest, file_sha256
+from gateway.errors import ManifestError
+from gateway.experts import ADAPTER_FILE, MANIFEST_FILE, FileHash, Manifest, check_name, file_sha256
 from training.archive import CONVERTER_BUILD
 from training.card import render_card
+from training.convert_checks import read_checks
 from training.dataset import load_rows
 from training.description import EXAMPLES_FILE, QUESTIONS_FILE, ROWS_FILE, ExpertDescription
 from training.errors import PublishError
@@ -22,9 +25,10 @@ from training.files import read_json, replace_file, write_text
 from training.run import Run, State
 from training.yaml_file import read_yaml
 
-__all__ = ["publish"]
+__all__ = ["publish", "rollback"]
 
 PREVIOUS_DIR = ".previous"
+ROLLBACK_DIR = ".rollback"
 CARD_FILE = "CARD.md"
 
 
@@ -35,7 +39,8 @@ def publish(run_dir: Path, *, experts_dir: Path, minimum_hit_rate: float = 0.9) 
     the new files take their names, the new manifest is written. Stopped anywhere, a second call finishes it.
 
     Raises:
-        PublishError: the run misses `minimum_hit_rate`, or its files changed since it was measured.
+        PublishError: the run misses `minimum_hit_rate`, it did not pass the checks after its conversion, or its files
+            changed since.
     """
     run = Run.open(run_dir)
     run.require(State.MEASURED, State.PUBLISHED)
@@ -45,6 +50,7 @@ def publish(run_dir: Path, *, experts_dir: Path, minimum_hit_rate: float = 0.9) 
         raise PublishError(f"{manifest.name}: hit rate {hit_rate:.1%} is below the minimum {minimum_hit_rate:.1%}")
     folder = experts_dir / manifest.name
     folder.mkdir(parents=True, exist_ok=True)
+    _abandon_rollback(folder)
     recipe = read_yaml(run.recipe_path)
     card = render_card(manifest, recipe, len(load_rows(run.folder / ROWS_FILE)))
     sources = {ADAPTER_FILE: run.gguf_path, **_data_files(run)}
@@ -58,11 +64,104 @@ def publish(run_dir: Path, *, experts_dir: Path, minimum_hit_rate: float = 0.9) 
     return manifest
 
 
+def rollback(name: str, experts_dir: Path) -> Manifest:
+    """Bring back the version before and return its manifest; the present version becomes the one that is kept.
+
+    Twice is back again. Stopped anywhere, a second call finishes it; the manifest is written last.
+
+    Raises:
+        PublishError: no such expert, no version before, or files of it that are not what its manifest says.
+    """
+    try:
+        folder = experts_dir / check_name(name)
+    except ValueError as error:
+        raise PublishError(str(error)) from error
+    source = folder / ROLLBACK_DIR
+    if not source.is_dir():
+        kept = folder / PREVIOUS_DIR
+        if not kept.is_dir():
+            raise PublishError(f"{name}: there is no previous version in {folder}")
+        _verify(kept, name)
+        kept.replace(source)
+    manifest = _verify(source, name)
+    manifest_path = folder / MANIFEST_FILE
+    wanted = (source / MANIFEST_FILE).read_bytes()
+    if not manifest_path.is_file() or manifest_path.read_bytes() != wanted:
+        _keep_previous(folder)
+        _replace_all(source, folder)
+    _discard(source)
+    return manifest
+
+
+def _verify(version: Path, name: str) -> Manifest:
+    """Check a kept version against its own manifest."""
+    try:
+        manifest = Manifest.load(version / MANIFEST_FILE)
+    except ManifestError as error:
+        raise PublishError(f"{name}: its previous version cannot be brought back: {error}") from error
+    for entry in (manifest.adapter, manifest.dataset, manifest.examples, manifest.questions):
+        path = version / entry.file
+        if not path.is_file() or file_sha256(path) != entry.sha256:
+            raise PublishError(f"{name}: its previous version cannot be brought back: {path} is missing or was changed")
+    return manifest
+
+
+def _replace_all(source: Path, folder: Path) -> None:
+    """Make a folder's files those of `source`, the manifest last; its own manifest is already gone."""
+    wanted = sorted(path.name for path in source.iterdir())
+    for name in wanted:
+        if name != MANIFEST_FILE:
+            replace_file(_stage(source / name, folder / name), folder / name)
+    for path in _files(folder):
+        if path.name not in wanted:
+            path.unlink()
+    replace_file(_stage(source / MANIFEST_FILE, folder / MANIFEST_FILE), folder / MANIFEST_FILE)
+
+
+def _abandon_rollback(folder: Path) -> None:
+    """Let a publication overtake a rollback that was stopped halfway; what it had taken is kept if nothing else is."""
+    source, kept = folder / ROLLBACK_DIR, folder / PREVIOUS_DIR
+    if source.is_dir() and kept.is_dir():
+        _discard(source)
+    elif source.is_dir():
+        source.replace(kept)
+
+
+def _discard(version: Path) -> None:
+    """Remove a kept version; renamed first, so that a half-removed one is never taken for a version."""
+    temporary = version.with_name(f"{version.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    version.replace(temporary)
+    shutil.rmtree(temporary)
+
+
+def _files(folder: Path) -> list[Path]:
+    """Return the files of a published version."""
+    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+
+
+def _checked(run: Run, adapter_sha256: str) -> dict[str, Any]:
+    """Return what the manifest says of the checks after the conversion.
+
+    Raises:
+        PublishError: they were not made, not passed, or made on another adapter.
+    """
+    name, checks = run.folder.name, read_checks(run)
+    if checks is None:
+        raise PublishError(f"{name}: adapter.gguf was never checked against the trained adapter: check it")
+    if not checks["passed"]:
+        raise PublishError(f"{name}: it failed a check after its conversion: {checks['message']}")
+    if checks["adapter_sha256"] != adapter_sha256:
+        raise PublishError(f"{name}: adapter.gguf is not the one that was checked: check it again")
+    return {**checks["parity"], "template_rows": checks["template"]["rows"]}
+
+
 def _manifest(run: Run) -> Manifest:
     facts, measurement = run.facts(), read_json(run.measurement_path)
     adapter_sha256 = file_sha256(run.gguf_path)
     if measurement["adapter_sha256"] != adapter_sha256:
         raise PublishError(f"{run.folder.name}: adapter.gguf is not the one that was measured: measure it again")
+    parity = _checked(run, adapter_sha256)
     description = ExpertDescription.model_validate(facts["description"])
     keys = {ROWS_FILE: "dataset", EXAMPLES_FILE: "examples", QUESTIONS_FILE: "questions"}
     data = _data_files(run)
@@ -84,7 +183,7 @@ def _manifest(run: Run) -> Manifest:
                 "targets": description.targets,
                 "recipe_sha256": facts["recipe_sha256"],
                 "converter": CONVERTER_BUILD,
-                "results": measurement["results"],
+                "results": {**measurement["results"], "parity": parity},
             }
         )
     except ValidationError as error:
@@ -125,9 +224,8 @@ def _keep_previous(folder: Path) -> None:
     temporary = folder / f"{PREVIOUS_DIR}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
-    for path in sorted(folder.iterdir()):
-        if path.is_file() and not path.name.startswith("."):
-            shutil.copyfile(path, temporary / path.name)
+    for path in _files(folder):
+        shutil.copyfile(path, temporary / path.name)
     shutil.rmtree(kept, ignore_errors=True)
     temporary.replace(kept)
     manifest_path.unlink()
