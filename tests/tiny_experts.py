@@ -46,17 +46,18 @@ def write_adapter(path: Path, seed: int, strength: float = 0.6) -> Path:
 
 
 def write_expert(root: Path, name: str, base: BaseIdentity, *, seed: int, examples: Sequence[str] = ()) -> Expert:
-    """Write ``root/name`` as ``publish`` would, manifest last; routing examples are the repository's own if it has
-    some of that name."""
+    """Write ``root/name`` as ``publish`` would, manifest last; without ``examples`` they and the rows are the
+    repository's own of that name."""
     directory = root / name
     directory.mkdir(parents=True)
     write_adapter(directory / ADAPTER_FILE, seed)
     if examples:
         lines = [json.dumps({"text": text}) for text in examples]
         (directory / "examples.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        (directory / "dataset.json").write_text("[]", encoding="utf-8")
     else:
-        shutil.copy(EXPERTS_DIR / name / "examples.jsonl", directory / "examples.jsonl")
-    (directory / "dataset.json").write_text("[]", encoding="utf-8")
+        for file in ("examples.jsonl", "dataset.json"):
+            shutil.copy(EXPERTS_DIR / name / file, directory / file)
     (directory / "questions.jsonl").write_text("", encoding="utf-8")
     manifest_of(directory, base).dump(directory / MANIFEST_FILE)
     return load_expert(directory, base)

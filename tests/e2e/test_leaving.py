@@ -116,8 +116,10 @@ def test_while_the_prompt_is_read(leaving: Leaving, stream: bool) -> None:
         eventually(busy, 60, "a slot at work")
         time.sleep(0.1)
     eventually(gateway.at_rest, WITHIN_S, "no lease, no place in the queue", every_s=0.02)
-    # The engine looks up between two batches of prompt tokens; on a busy machine one batch alone can take seconds.
-    eventually(lambda: not busy(), 30, "an idle engine")
+    # The engine looks whether its client is there after a second without any result, a slot's or an answer to /slots:
+    # asking more often than that would keep it from looking.
+    time.sleep(2)
+    eventually(lambda: not busy(), 30, "an idle engine", every_s=2.5)
 
 
 @pytest.mark.parametrize("stream", [True, False])

@@ -20,11 +20,12 @@ def complaint(gateway: GatewayProcess, code: int = 2) -> str:
     """The one line of a start that fails."""
     gateway.start()
     assert gateway.wait_ended(120) == code, gateway.log
-    lines = [line for line in gateway.log.splitlines() if line.strip() and "%|" not in line]
     assert "Traceback" not in gateway.log
-    assert len(lines) == 1, gateway.log
-    assert lines[0].startswith("pointsman: ")
-    return lines[0]
+    assert " error " not in gateway.log
+    complaints = [line for line in gateway.log.splitlines() if line.startswith("pointsman: ")]
+    assert len(complaints) == 1, gateway.log
+    assert gateway.log.rstrip().endswith(complaints[0]), gateway.log
+    return complaints[0]
 
 
 @pytest.mark.parametrize(
