@@ -18,6 +18,7 @@ from training.convert_preflight import check_adapter_config, preflight
 from training.environment import child_environment
 from training.errors import ConvertError
 from training.files import replace_file
+from training.gguf_metadata import set_identity
 from training.recipe import load_recipe
 from training.run import Run, State
 
@@ -95,6 +96,7 @@ def _convert(run: Run, target: Path, outtype: str | None, cache_dir: Path) -> No
         tail = " | ".join((child.stdout + child.stderr).splitlines()[-5:])
         raise ConvertError(f"{run.folder.name}: the converter failed: {tail}")
     check_gguf(target, modules=expected.modules, alpha=expected.alpha)
+    set_identity(target, name=facts["expert"], base=f"{facts['base']['name']} {facts['base']['revision']}")
 
 
 def _base_arguments(weights: str) -> list[str]:

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ import httpx
 import openai
 import pytest
 from processes import GatewayProcess, eventually
-from tiny_experts import write_expert
+from tiny_experts import EXPERTS_DIR, write_expert
 
 from gateway.base import BaseIdentity
+from gateway.routing import read_examples
 
 HELLO: list[Any] = [{"role": "user", "content": "Hello"}]
 
@@ -62,15 +64,23 @@ def test_a_new_expert_is_picked_up_while_a_stream_runs(
     make_gateway: Callable[..., GatewayProcess], base_identity: BaseIdentity, tmp_path: Path
 ) -> None:
     experts = tmp_path / "experts"
-    write_expert(experts, "baking", base_identity, seed=1)
-    write_expert(experts, "cycling", base_identity, seed=2)
+
+    def publish(name: str, seed: int) -> None:
+        examples = read_examples(EXPERTS_DIR / name / "examples.jsonl")
+        write_expert(experts, name, base_identity, seed=seed, examples=examples)
+
+    publish("baking", 1)
+    publish("cycling", 2)
     with make_gateway(experts={"dir": str(experts)}, engine={"ctx_per_slot": 4096}) as gateway:
-        stream = Streaming(gateway, "baking", 1500)
-        write_expert(experts, "gardening", base_identity, seed=3)
-        answer = gateway.admin("POST", "reload")
+        stream = Streaming(gateway, "baking", 2000)
+        publish("gardening", 3)
+        with ThreadPoolExecutor(1) as pool:
+            reloading = pool.submit(gateway.admin, "POST", "reload")
+            eventually(lambda: len(gateway.status()["backends"]) == 2, 200, "a second backend")
+            assert stream.is_alive(), "the stream ended before the replacement came, so this proves nothing"
+            answer = reloading.result()
         assert answer["experts"] == ["baking", "cycling", "gardening"]
         assert answer["engine_replaced"] is True
-        assert stream.is_alive(), "the stream ended before the reload did, so this proves nothing"
         with sdk(gateway) as client:
             question = "How often should I water the tomato plants in my garden?"
             routed = client.chat.completions.create(
