@@ -14,7 +14,7 @@ ARG GPU=cpu
 RUN apt-get update \
  && apt-get install -y --no-install-recommends make libgomp1 python3 python3-venv ca-certificates \
  && rm -rf /var/lib/apt/lists/* \
- && useradd --create-home pointsman
+ && useradd --create-home pointsman && install -d -o pointsman -g pointsman /home/pointsman/app
 USER pointsman
 WORKDIR /home/pointsman/app
 

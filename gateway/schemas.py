@@ -16,8 +16,9 @@ from .errors import InvalidRequest
 
 __all__ = ["CompletionRequest", "Shape", "parse_completion", "route_turns"]
 
-# Fields with which a client could choose weights, KV or slots past the scheduler.
-_RESERVED = ("lora", "id_slot", "cache_prompt", "slot_id")
+# Fields with which a client could choose weights or slots past the scheduler.
+# Allowed: what says that the gateway may choose. Neither goes on to the backend.
+_RESERVED: dict[str, tuple[Any, ...]] = {"lora": (None,), "id_slot": (None, -1), "slot_id": (None, -1)}
 
 
 class Shape(enum.Enum):
@@ -59,10 +60,10 @@ def parse_completion(shape: Shape, body: Any, *, max_tokens: int) -> CompletionR
     """
     if not isinstance(body, dict):
         raise InvalidRequest(f"The body must be a JSON object, found {_kind(body)}.")
-    for field in _RESERVED:
-        if body.get(field) is not None:
+    for field, allowed in _RESERVED.items():
+        if body.get(field) not in allowed:
             raise InvalidRequest(f"{field!r} is set by the gateway; choose an expert with 'model'.", param=field)
-    body = dict(body)
+    body = {key: value for key, value in body.items() if key not in _RESERVED}
     model = _typed(body, "model", str, None)
     turns, opening = _TEXTS[shape](body)
     if shape is not Shape.CHAT and not turns:

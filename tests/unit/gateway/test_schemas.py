@@ -129,7 +129,7 @@ def test_the_output_limit_stands_under_one_name(shape: Shape, fields: dict[str, 
         (CHAT, {"lora": []}, "lora", "'model'"),
         (CHAT, {"id_slot": 0}, "id_slot", "set by the gateway"),
         (CHAT, {"slot_id": 0}, "slot_id", "set by the gateway"),
-        (CHAT, {"cache_prompt": False}, "cache_prompt", "set by the gateway"),
+        (CHAT, {"lora": -1}, "lora", "set by the gateway"),
         (COMPLETION, {"prompt": ""}, "prompt", "not empty"),
         (COMPLETION, {"prompt": []}, "prompt", "an empty list"),
         (COMPLETION, {"prompt": ["a", 1]}, "prompt", "a list"),
@@ -147,9 +147,19 @@ def test_a_bad_field_is_named(shape: Shape, fields: dict[str, Any], param: str, 
     assert says in caught.value.message
 
 
-@pytest.mark.parametrize("field", ["lora", "id_slot", "slot_id", "cache_prompt"])
-def test_a_reserved_field_that_is_null_is_no_mistake(field: str) -> None:
-    assert parse(CHAT, **{field: None}).turns == ("hi",)
+@pytest.mark.parametrize(
+    "fields", [{"lora": None}, {"id_slot": None}, {"slot_id": None}, {"id_slot": -1}, {"slot_id": -1}]
+)
+def test_a_reserved_field_that_leaves_the_choice_to_us_is_no_mistake_and_goes_no_further(
+    fields: dict[str, Any],
+) -> None:
+    parsed = parse(CHAT, **fields)
+    assert parsed.turns == ("hi",)
+    assert not fields.keys() & parsed.body.keys()
+
+
+def test_a_client_may_forbid_the_reuse_of_its_prompt() -> None:
+    assert parse(CHAT, cache_prompt=False).body["cache_prompt"] is False
 
 
 @pytest.mark.parametrize("body", [None, [], "x", 5, True])
