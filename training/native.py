@@ -26,8 +26,7 @@ from training.errors import SetupError, TrainingError
 __all__ = ["ensure_native"]
 
 SERVER = "llama-server"
-SOURCES = ("CMakeLists.txt", "LICENSE", "app/", "cmake/", "common/", "ggml/", "include/", "licenses/", "scripts/")
-SOURCES += ("src/", "tools/", "vendor/")
+PARTS = "CMakeLists.txt LICENSE app/ cmake/ common/ ggml/ include/ licenses/ scripts/ src/ tools/ vendor/"
 # One executable that needs no library of ours beside it, and no more of the network than its own port: the web page is
 # left out because the build would download it.
 OPTIONS = {
@@ -78,13 +77,13 @@ def _tools() -> str:
     """The cmake to call; everything it will call is looked for now, not after a download."""
     cmake = shutil.which("cmake")
     missing = [] if cmake else ["cmake"]
-    for what, variable, names in (
-        ("a C compiler", "CC", ("cc", "gcc", "clang")),
-        ("a C++ compiler", "CXX", ("c++", "g++", "clang++")),
-        ("make or ninja", "CMAKE_MAKE_PROGRAM", ("make", "gmake", "ninja")),
+    for what, variable, usual in (
+        ("a C compiler", "CC", ["cc", "gcc", "clang"]),
+        ("a C++ compiler", "CXX", ["c++", "g++", "clang++"]),
+        ("make or ninja", "", ["make", "gmake", "ninja"]),
     ):
-        named = shlex.split(os.environ.get(variable, ""))
-        if not any(shutil.which(name) for name in (named[:1] or names)):
+        named = shlex.split(os.environ.get(variable, ""))[:1]
+        if not any(shutil.which(name) for name in named or usual):
             missing.append(what + (f" ({variable} is {named[0]!r})" if named else ""))
     if missing or cmake is None:
         advice = "on Debian and Ubuntu: apt-get install cmake g++ make"
@@ -95,7 +94,7 @@ def _tools() -> str:
 def _build(cache_dir: Path, executable: Path, cmake: str, jobs: int) -> None:
     sources = executable.parent / "sources"
     build = executable.parent / "build"
-    unpack_once(cache_dir, sources, SOURCES)
+    unpack_once(cache_dir, sources, tuple(PARTS.split()))
     options = [f"-D{name}={value}" for name, value in OPTIONS.items()]
     _run([cmake, "-S", str(sources), "-B", str(build), *options])
     _run([cmake, "--build", str(build), "--target", SERVER, "--parallel", str(jobs)])
@@ -118,11 +117,13 @@ def main() -> int:
     parser.add_argument("--cache-dir", type=Path, default=default_cache_dir(), help="where it is kept (%(default)s)")
     parser.add_argument("--jobs", type=int, help="compilers at a time; default: one for each core")
     arguments = parser.parse_args()
+    if arguments.jobs is not None and arguments.jobs < 1:
+        parser.error(f"--jobs is {arguments.jobs}; at least 1 is allowed")
     try:
         print(ensure_native(arguments.cache_dir, arguments.jobs))
     except TrainingError as error:
         print(f"native: {error}", file=sys.stderr)
-        return 1
+        return 2
     return 0
 
 
