@@ -12,7 +12,7 @@ import math
 import os
 import re
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,11 +32,12 @@ from .base import BaseIdentity, Kind, default_cache_dir, gguf_identity, resolve
 from .context import Gateway
 from .engine import Engine, EngineConfig
 from .errors import ConfigError, GatewayError, error_body
-from .experts import BASE, Expert, ExpertRegistry, Rejected, scan_experts
+from .experts import BASE, ExpertRegistry, scan_experts
 from .leases import LeasePool
 from .metrics import Metrics
 from .process import LaunchSpec
 from .relay import Limits, Relay
+from .reload import Reloader, Scanned
 from .routing import RouterFactory
 from .scheduler import Scheduler
 from .selection import Selector
@@ -53,14 +54,6 @@ _EXPOSED_HEADERS = (
 )
 
 
-@dataclass(slots=True)
-class _Served:
-    """The experts found on disk that fit the base, and those that do not."""
-
-    experts: dict[str, Expert]
-    rejected: list[Rejected]
-
-
 @contextlib.asynccontextmanager
 async def open_gateway(settings: Settings, *, progress: bool = True) -> AsyncIterator[Gateway]:
     """Open everything: base, experts, engine, router. Slow the first time, seconds afterwards.
@@ -74,9 +67,11 @@ async def open_gateway(settings: Settings, *, progress: bool = True) -> AsyncIte
     async with contextlib.AsyncExitStack() as stack:
         base = await asyncio.to_thread(_resolve_base, settings, progress)
         routers = router_factory(settings)
-        served = await asyncio.to_thread(_scan, settings, base)
+        reloader = Reloader(
+            lambda: _scan(settings, base), routers, registry, retry_refused=settings.engine.kind == "url"
+        )
         session = await stack.enter_async_context(_client_session())
-        engine = Engine(_engine_config(settings, base), session)
+        engine = Engine(_engine_config(settings, base), session, on_refused=reloader.refuse)
         pool = LeasePool(
             Scheduler(
                 quantum_s=settings.scheduler.quantum_s,
@@ -89,36 +84,9 @@ async def open_gateway(settings: Settings, *, progress: bool = True) -> AsyncIte
         )
         stack.push_async_callback(pool.aclose)
         stack.push_async_callback(engine.aclose)
-        log.info("starting the engine", extra={"kind": settings.engine.kind, "experts": len(served.experts)})
-        unserved = await engine.start(pool, list(served.experts.values()))
-        _register(registry, served, unserved)
-        log.info("opening the router; fitted anew when examples changed, which takes half a minute")
-        router = await asyncio.to_thread(routers.build, list(registry))
+        router = await reloader.open(engine, pool)
         selector = Selector(registry, router, fallback=_fallback(settings, registry))
         stack.push_async_callback(_close_router, selector)
-
-        reloading = asyncio.Lock()
-
-        async def reload() -> dict[str, Any]:
-            async with reloading:
-                before = {expert.name: expert.manifest.adapter.sha256 for expert in registry}
-                found = await asyncio.to_thread(_scan, settings, base)
-                after = {name: expert.manifest.adapter.sha256 for name, expert in found.experts.items()}
-                refused: dict[str, str] = {}
-                if after != before:
-                    refused = await engine.replace(list(found.experts.values()))
-                kept = {name: e for name, e in found.experts.items() if name not in refused}
-                fresh = await asyncio.to_thread(routers.build, list(kept.values()))
-                _register(registry, found, refused)
-                old, selector.router = selector.router, fresh
-                if old is not None:
-                    await old.aclose()
-                return {
-                    "experts": [expert.name for expert in registry],
-                    "rejected": [{"name": row.name, "reason": row.reason} for row in registry.rejected],
-                    "engine_replaced": after != before,
-                }
-
         yield Gateway(
             registry=registry,
             selector=selector,
@@ -128,7 +96,7 @@ async def open_gateway(settings: Settings, *, progress: bool = True) -> AsyncIte
             metrics=metrics,
             keyring=keyring,
             limiter=RateLimiter(settings.auth.rate_limit_per_minute),
-            reload=reload,
+            reload=lambda: reloader.reload(engine, selector),
             encoder=settings.router.encoder,
             max_body_bytes=settings.server.max_body_bytes,
             max_tokens=settings.limits.max_tokens,
@@ -208,17 +176,8 @@ def _resolve_base(settings: Settings, progress: bool) -> _Base | None:
     return _Base(str(found.path), gguf_identity(found, cache_dir))
 
 
-def _scan(settings: Settings, base: _Base | None) -> _Served:
-    experts, rejected = scan_experts(settings.experts.dir.resolve(), base.identity if base else None)
-    return _Served(experts, rejected)
-
-
-def _register(registry: ExpertRegistry, served: _Served, unserved: Mapping[str, str]) -> None:
-    good = {name: expert for name, expert in served.experts.items() if name not in unserved}
-    rejected = [*served.rejected, *(Rejected(name, reason) for name, reason in sorted(unserved.items()))]
-    registry.replace(good, rejected)
-    for row in rejected:
-        log.error("expert refused: %s", row.reason, extra={"expert": row.name})
+def _scan(settings: Settings, base: _Base | None) -> Scanned:
+    return Scanned(*scan_experts(settings.experts.dir.resolve(), base.identity if base else None))
 
 
 def _fallback(settings: Settings, registry: ExpertRegistry) -> str:

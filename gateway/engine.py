@@ -7,67 +7,50 @@ set of adapters changes (llama-server cannot load one at run time). Knows nothin
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 
 import aiohttp
 
 from .backend import Backend
 from .errors import BackendError, BackendStartError, ConfigError
-from .experts import BASE, Expert
+from .experts import Expert
+from .kv_probe import kv_is_safe
 from .leases import LeasePool
-from .process import EngineProcess, LaunchSpec, free_port
+from .member import EngineConfig, Member, changed, last_words, not_loaded
+from .process import EngineProcess, free_port
 
-__all__ = ["Engine", "EngineConfig", "kv_is_safe"]
+__all__ = ["Engine", "EngineConfig"]
 
 log = logging.getLogger("pointsman.engine")
 
 _BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _HEALTHY_S = 60.0  # up for this long: the next crash starts again at the shortest back-off
-
-
-@dataclass(frozen=True, slots=True)
-class EngineConfig:
-    """``kind`` is embedded, binary or url; ``launch`` (without adapters) serves the first two, ``url`` the third."""
-
-    kind: str
-    launch: LaunchSpec | None
-    executable: str | None = None
-    extra_arguments: tuple[str, ...] = ()
-    url: str | None = None
-    api_key: str | None = None
-    strategy: str = "scale_api"
-    start_s: float = 120.0
-    stall_s: float = 120.0
-    health_every_s: float = 5.0
-    allow_unsafe_cache: bool = False
-
-
-@dataclass(slots=True)
-class _Member:
-    """One backend of ours, its process if it is our child, and the task that watches it."""
-
-    backend: Backend
-    process: EngineProcess | None
-    experts: tuple[Expert, ...]
-    task: asyncio.Task[None] | None = None
-    failed: asyncio.Event | None = None
-    up: bool = False
+_MISSES = 2  # health checks in a row that tell a hang from a hiccup
 
 
 class Engine:
-    """Use from one event loop. ``start`` before the first request, ``aclose`` at the end."""
+    """Use from one event loop. ``start`` before the first request, ``aclose`` at the end.
 
-    def __init__(self, config: EngineConfig, session: aiohttp.ClientSession) -> None:
+    Args:
+        on_refused: called with an expert's name and the reason when a restart could not bring it back.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        session: aiohttp.ClientSession,
+        *,
+        on_refused: Callable[[str, str], None] = lambda name, reason: None,
+    ) -> None:
         self._config = config
         self._session = session
+        self._on_refused = on_refused
         self._pool: LeasePool | None = None
-        self._members: dict[str, _Member] = {}
+        self._members: dict[str, Member] = {}
         self._numbers = 0
         self._stopping: set[asyncio.Task[None]] = set()
         self.restarts = 0
@@ -135,8 +118,7 @@ class Engine:
         old = list(self._members)
         if self._config.kind == "url":
             member = self._members[old[0]]
-            member.experts = tuple(experts)
-            member.backend.expect(*_expected(member.experts))
+            member.carry(tuple(experts))
             missing = await self._check(member, first=False)
             self._pool.set_experts(member.backend.name, member.backend.experts)
             return missing
@@ -145,8 +127,18 @@ class Engine:
             self._pool.retire(name)
         return unserved
 
+    async def suspect(self, name: str) -> None:
+        """A request met a broken connection, which can happen without harm (an idle one, closed as it was reused): only
+        a sick backend goes down, and only if it is not a new one by now."""
+        member = self._members.get(name)
+        if member is None or not member.up:
+            return
+        life = member.lives
+        if not await member.backend.is_healthy() and member.lives == life:
+            self.report_failure(name)
+
     def report_failure(self, name: str) -> None:
-        """A request met a broken backend: no more grants until it has proved itself again."""
+        """A backend is broken: no more grants until it has proved itself again."""
         member = self._members.get(name)
         if member is not None and member.up:
             self._drop(member)
@@ -157,6 +149,8 @@ class Engine:
         """The pool has drained a replaced backend: stop it."""
         member = self._members.pop(name, None)
         if member is not None:
+            if member.task is not None:
+                member.task.cancel()  # at once: a restart about to be complete must not enlist it again
             task = asyncio.get_running_loop().create_task(self._stop(member))
             self._stopping.add(task)
             task.add_done_callback(self._stopping.discard)
@@ -177,7 +171,7 @@ class Engine:
                 break
             except BackendStartError:
                 await self._stop(member)
-                refused = _not_loaded(member)
+                refused = not_loaded(member)
                 if not refused:
                     raise
                 log.error("adapter refused by the engine", extra={"experts": list(refused)})
@@ -192,15 +186,14 @@ class Engine:
         member.task = asyncio.get_running_loop().create_task(self._watch(member))
         return rejected | missing
 
-    def _member(self, experts: tuple[Expert, ...], *, first: bool) -> _Member:
+    def _member(self, experts: tuple[Expert, ...], *, first: bool) -> Member:
         self._numbers += 1
         config = self._config
         process: EngineProcess | None = None
         url, api_key = config.url or "", config.api_key
         if config.launch is not None:
-            adapters = tuple(str(expert.adapter_path) for expert in experts)
             port = config.launch.port if first else free_port(config.launch.host)
-            spec = replace(config.launch, adapters=adapters, port=port)
+            spec = replace(config.launch, port=port)
             process = EngineProcess(spec, executable=config.executable, extra=config.extra_arguments)
             url, api_key = process.url, spec.api_key
         backend = Backend(
@@ -211,16 +204,21 @@ class Engine:
             api_key=api_key,
             stall_s=config.stall_s,
         )
-        backend.expect(*_expected(experts))
-        return _Member(backend, process, experts)
+        member = Member(backend, process, experts)
+        member.carry(experts)
+        return member
 
-    async def _bring_up(self, member: _Member) -> dict[str, str]:
+    async def _bring_up(self, member: Member) -> dict[str, str]:
         if member.process is not None:
             await member.process.start()
         await self._until_healthy(member)
-        return await self._check(member, first=True)
+        checks = asyncio.ensure_future(self._check(member, first=True))
+        await _first_of(checks, self._until_unhealthy(member))
+        if checks.cancelled():
+            raise BackendStartError(f"{member.backend.url}: the engine stopped answering while it was checked")
+        return checks.result()
 
-    async def _until_healthy(self, member: _Member) -> None:
+    async def _until_healthy(self, member: Member) -> None:
         until = time.monotonic() + self._config.start_s
         while not await member.backend.is_healthy():
             if member.process is not None and not member.process.running:
@@ -232,7 +230,7 @@ class Engine:
                 )
             await asyncio.sleep(0.05)
 
-    async def _check(self, member: _Member, *, first: bool) -> dict[str, str]:
+    async def _check(self, member: Member, *, first: bool) -> dict[str, str]:
         """Everything that must hold before a backend may serve; returns the experts it cannot serve, and why."""
         backend = member.backend
         props = await backend.load_props()
@@ -257,114 +255,99 @@ class Engine:
             log.warning("UNSAFE RAM prompt cache: %s; prompt caching is now off for every request", advice)
         return missing
 
-    def _enlist(self, member: _Member) -> None:
+    def _enlist(self, member: Member) -> None:
         assert self._pool is not None
         assert member.backend.props is not None
         member.up = True
+        member.lives += 1
         self._pool.backend_up(
             member.backend.name, member.backend, slots=member.backend.props.slots, experts=member.backend.experts
         )
 
-    def _drop(self, member: _Member) -> None:
+    def _drop(self, member: Member) -> None:
         member.up = False
         if self._pool is not None:
             self._pool.backend_down(member.backend.name)
 
     # -- keeping up -----------------------------------------------------------------------------------------------
 
-    async def _watch(self, member: _Member) -> None:
+    async def _watch(self, member: Member) -> None:
         """Notice an end or a hang, restart with back-off; runs until the member is stopped."""
         failures, up_since = 0, time.monotonic()
         while True:
             await self._until_trouble(member)
             self._drop(member)
             failures = 0 if time.monotonic() - up_since > _HEALTHY_S else failures
-            log.error("backend down", extra={"backend": member.backend.name, "last_words": _last_words(member)})
+            log.error("backend down", extra={"backend": member.backend.name, "last_words": last_words(member)})
+            if member.process is not None:
+                # At once and without asking: it may hang, and its clients wait for their connections to break.
+                await member.process.stop(limit_s=0)
             while True:
                 await asyncio.sleep(_BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
                 failures += 1
-                try:
-                    if member.process is not None:
-                        await member.process.stop()
-                        self.restarts += 1
-                    await self._bring_up(member)
+                if await self._revive(member):
                     break
-                except (BackendError, ConfigError) as error:
-                    log.error("backend restart failed", extra={"backend": member.backend.name, "error": error.message})
             if member.failed is not None:
                 member.failed.clear()
             self._enlist(member)
             up_since = time.monotonic()
             log.info("backend up again", extra={"backend": member.backend.name})
 
-    async def _until_trouble(self, member: _Member) -> None:
-        """Return when the child has ended, a request has met a failure, or two health checks in a row failed."""
-        assert member.failed is not None
-        waits: list[Callable[[], Awaitable[object]]] = [member.failed.wait, lambda: self._until_unhealthy(member)]
-        if member.process is not None:
-            waits.append(member.process.wait)
-        tasks = [asyncio.ensure_future(wait()) for wait in waits]
+    async def _revive(self, member: Member) -> bool:
+        """Start it once more; without the experts whose adapters are not what they were, or do not load any more."""
+        facts = {"backend": member.backend.name}
         try:
-            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            if member.process is not None:
+                await member.process.stop(limit_s=0)
+                self.restarts += 1
+                self._refuse(member, await asyncio.to_thread(changed, member.experts))
+            await self._bring_up(member)
+            return True
+        except BackendStartError as error:
+            log.error("backend restart failed", extra={**facts, "error": error.message})
+            self._refuse(member, not_loaded(member))
+        except (BackendError, ConfigError) as error:
+            log.error("backend restart failed", extra={**facts, "error": error.message})
+        except Exception:  # whatever it was: nobody else would try again
+            log.exception("backend restart failed", extra=facts)
+        return False
 
-    async def _until_unhealthy(self, member: _Member) -> None:
-        misses = 0
-        while misses < 2:
-            await asyncio.sleep(self._config.health_every_s)
-            misses = 0 if await member.backend.is_healthy(timeout_s=self._config.health_every_s) else misses + 1
+    def _refuse(self, member: Member, reasons: Mapping[str, str]) -> None:
+        """Go on without these experts, until a reload."""
+        for name, reason in reasons.items():
+            log.error("expert refused: %s", reason, extra={"expert": name})
+            self._on_refused(name, reason)
+        if reasons:
+            member.carry(tuple(expert for expert in member.experts if expert.name not in reasons))
 
-    async def _stop(self, member: _Member) -> None:
+    async def _until_trouble(self, member: Member) -> None:
+        """Return when the child has ended, a request has met a failure, or health checks in a row have failed."""
+        assert member.failed is not None
+        ended = [member.process.wait()] if member.process is not None else []
+        await _first_of(member.failed.wait(), self._until_unhealthy(member), *ended)
+
+    async def _until_unhealthy(self, member: Member) -> None:
+        config, misses = self._config, 0
+        while misses < _MISSES:
+            if not misses:
+                await asyncio.sleep(config.health_every_s)
+            misses = 0 if await member.backend.is_healthy(timeout_s=config.health_timeout_s) else misses + 1
+
+    async def _stop(self, member: Member) -> None:
         member.up = False
         if member.task is not None:
             member.task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await member.task
+            await asyncio.wait({member.task})
         if member.process is not None:
             await member.process.stop()
 
 
-def _expected(experts: Sequence[Expert]) -> tuple[dict[str, Path], dict[str, float]]:
-    paths = {expert.name: expert.adapter_path for expert in experts}
-    return paths, {expert.name: expert.manifest.scale for expert in experts}
-
-
-def _not_loaded(member: _Member) -> dict[str, str]:
-    """The experts whose adapter files llama.cpp complained of as it ended, with its reason."""
-    reasons: dict[str, str] = {}
-    process = member.process
-    for expert in member.experts if process is not None else ():
-        path = expert.adapter_path
-        if process is not None and (why := process.why_not_loaded(str(path))) is not None:
-            reasons[expert.name] = f"{path}: llama.cpp cannot load this adapter: {why}"
-    return reasons
-
-
-def _last_words(member: _Member) -> str:
-    return member.process.last_words() if member.process else "not our process"
-
-
-async def kv_is_safe(backend: Backend) -> bool:
-    """Ask for one text under an expert, then, with other texts between, under the base: was the expert's KV used?
-
-    llama-server's RAM prompt cache is keyed by tokens alone and restores an evicted prompt whatever adapter computed
-    it (llama.cpp issue 26207). With one filler more than there are slots the first prompt has left every slot, so any
-    KV reused for it at the end is the expert's.
-    """
-    expert = next(name for name in sorted(backend.experts) if name != BASE)
-    slots = backend.props.slots if backend.props else 1
-    nonce = f"{time.time_ns():x}"
-    text = f"{nonce} " + " ".join(f"{nonce[i % 8 :]} item {i} of the probe list;" for i in range(4))
-    await backend.timings(text, expert)
-    for filler in range(slots + 1):
-        other = " ".join(f"filler {filler} line {i * 7 + filler} {nonce[filler % 8 :]}." for i in range(4))
-        await backend.timings(f"{filler} {other}", BASE)
-    last = await backend.timings(text, BASE)
-    reused, read = int(last["cache_n"]), int(last["prompt_n"])
-    if reused > read:
-        log.error("the engine reused another expert's KV", extra={"cache_n": reused, "prompt_n": read})
-        return False
-    return True
+async def _first_of(*work: Awaitable[object]) -> None:
+    """Wait until one of them ends, then cancel the others."""
+    tasks = [asyncio.ensure_future(each) for each in work]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -34,6 +34,7 @@ __all__ = [
     "Rejected",
     "Sha256",
     "Target",
+    "check_adapter",
     "check_name",
     "file_sha256",
     "load_expert",
@@ -197,6 +198,15 @@ def load_expert(directory: Path, base: BaseIdentity | None) -> Expert:
     if base is not None:
         _check_base(manifest, base)
     return Expert(manifest, directory)
+
+
+def check_adapter(expert: Expert) -> None:
+    """See whether the adapter file is still the one that the manifest names.
+
+    Raises:
+        ManifestError: it is gone, or has another hash.
+    """
+    _check_file(expert.adapter_path, expert.manifest.adapter.sha256)
 
 
 def _check_file(path: Path, expected: str) -> None:

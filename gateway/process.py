@@ -10,6 +10,7 @@ import asyncio
 import collections
 import contextlib
 import ctypes
+import functools
 import json
 import logging
 import os
@@ -144,10 +145,11 @@ class EngineProcess:
                 env=environment,
                 cwd=Path(__file__).parent.parent,
                 start_new_session=True,
-                preexec_fn=_die_with_parent if sys.platform == "linux" else None,
+                preexec_fn=functools.partial(_die_with, os.getpid()) if sys.platform == "linux" else None,
             )
         except OSError as error:
             raise ConfigError(f"cannot run {arguments[0]!r}: {error.strerror or error}") from error
+        self._tail.clear()
         self._readers = [asyncio.create_task(self._read(s)) for s in (self._process.stdout, self._process.stderr) if s]
         if self._executable is None and self._process.stdin is not None:
             with contextlib.suppress(ConnectionError):
@@ -178,7 +180,7 @@ class EngineProcess:
         return " | ".join((telling or lines)[-3:]) or "it logged nothing"
 
     async def stop(self, limit_s: float = 5.0) -> None:
-        """End the child: politely, then by SIGKILL; idempotent."""
+        """End the child: politely, then by SIGKILL, at once with a limit of 0; idempotent."""
         process = self._process
         if process is None:
             return
@@ -214,6 +216,8 @@ class EngineProcess:
             log.debug("%s", text, extra={"engine_port": self.spec.port})
 
 
-def _die_with_parent() -> None:
+def _die_with(parent: int) -> None:
     """Have Linux end the child when the gateway is killed; runs in the child before exec."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # killed before it could be told
+        os._exit(1)

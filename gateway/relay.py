@@ -221,19 +221,13 @@ class Relay:
                 lease.release()
                 if error.code == "request_timeout":
                     raise
-                await self._suspect(lease.backend)
+                await self._engine.suspect(lease.backend)
                 if attempt == _ATTEMPTS:
                     raise
             except BaseException:
                 lease.release()
                 raise
         raise BackendUnavailable("No backend could answer.")
-
-    async def _suspect(self, name: str) -> None:
-        """A connection can break without harm (an idle one closed as we reused it): only a sick backend goes down."""
-        backend = self._engine.backend(name)
-        if backend is not None and not await backend.is_healthy():
-            self._engine.report_failure(name)
 
     async def _open(self, request: CompletionRequest, selection: Selection, lease: HeldLease, started: float) -> Answer:
         backend = self._engine.backend(lease.backend)

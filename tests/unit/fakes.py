@@ -151,8 +151,9 @@ class FakeEngine:
     def backend(self, name: str) -> ScriptedBackend | None:
         return self.backends.get(name)
 
-    def report_failure(self, name: str) -> None:
-        self.failures.append(name)
+    async def suspect(self, name: str) -> None:
+        if name in self.backends and not await self.backends[name].is_healthy():
+            self.failures.append(name)
 
     def status(self) -> list[dict[str, object]]:
         return [{"name": name, "up": True} for name in self.backends]

@@ -108,3 +108,16 @@ async def test_the_facts_of_a_decision(registry: ExpertRegistry) -> None:
     assert facts.pop("route_ms") >= 0
     assert facts == {"requested_model": "auto", "expert": "baking", "reason": "routed", "score": 0.9}
     assert (found.threshold, found.scores["cycling"]) == (0.5, 0.1)
+
+
+async def test_a_router_replaced_while_it_decides_is_asked_again_in_its_new_form(registry: ExpertRegistry) -> None:
+    """A reload closes the old router, with texts in its queue."""
+
+    class Replaced(FakeRouter):
+        async def decide(self, turns: Any) -> Any:
+            chosen.router = cast("Router", FakeRouter("baking"))
+            raise EmbeddingError("the router was closed")
+
+    chosen = selector(registry, Replaced("baking"))
+    found = await chosen.select("auto", ["about baking"])
+    assert (found.expert, found.reason, found.note) == ("baking", "routed", None)

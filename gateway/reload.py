@@ -1,0 +1,119 @@
+"""What is served: the experts directory scanned, given to engine and router, changed at run time without a gap.
+
+Owns the order of a reload. Knows nothing of how an expert is checked (``experts``), loaded (``engine``) or routed to
+(``routing``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from router import Router
+
+from .engine import Engine
+from .experts import Expert, ExpertRegistry, Rejected
+from .leases import LeasePool
+from .routing import RouterFactory
+from .selection import Selector
+
+__all__ = ["Reloader", "Scanned"]
+
+log = logging.getLogger("pointsman")
+
+
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """The experts found on disk that fit the base, and those that do not."""
+
+    experts: dict[str, Expert]
+    rejected: list[Rejected]
+
+    @property
+    def weights(self) -> dict[str, tuple[str, float]]:
+        """What the engine would have to load: each expert's adapter, by hash, and its scale."""
+        return {name: (e.manifest.adapter.sha256, e.manifest.scale) for name, e in self.experts.items()}
+
+
+class Reloader:
+    """Use from one event loop: ``open`` once, then ``reload``, one at a time.
+
+    Args:
+        scan: reads the experts directory; blocking.
+        retry_refused: an engine that somebody else runs may have loaded meanwhile what it refused before.
+    """
+
+    def __init__(
+        self, scan: Callable[[], Scanned], routers: RouterFactory, registry: ExpertRegistry, *, retry_refused: bool
+    ) -> None:
+        self._scan = scan
+        self._routers = routers
+        self._registry = registry
+        self._retry_refused = retry_refused
+        self._loaded: dict[str, tuple[str, float]] = {}
+        self._reloading = asyncio.Lock()
+
+    def refuse(self, name: str, reason: str) -> None:
+        """The engine could not keep an expert: out of service until a reload, which will try it again."""
+        self._registry.reject(name, reason)
+        self._loaded.pop(name, None)
+
+    async def open(self, engine: Engine, pool: LeasePool) -> Router | None:
+        """Start the engine with what is there, then the router.
+
+        Raises:
+            ConfigError, BackendStartError: one of them cannot be had.
+        """
+        found = await asyncio.to_thread(self._scan)
+        log.info("starting the engine", extra={"experts": len(found.experts)})
+        refused = await engine.start(pool, list(found.experts.values()))
+        self._register(found, refused)
+        log.info("opening the router; fitted anew when examples changed, which takes half a minute")
+        return await self._router(found, refused)
+
+    async def reload(self, engine: Engine, selector: Selector) -> dict[str, Any]:
+        """Serve what the directory holds now; running streams go on to their end.
+
+        The router comes first: it takes longest and can fail. Then engine, registry and router change at one time, so
+        that no request meets an expert that one of them does not know.
+
+        Raises:
+            ConfigError, BackendStartError: one of them cannot be had; all is served as before.
+        """
+        async with self._reloading:
+            found = await asyncio.to_thread(self._scan)
+            left_out = self._refused_before(found)
+            fresh = await self._router(found, left_out)
+            replaced = found.weights != self._loaded
+            refused = await engine.replace(list(found.experts.values())) if replaced else self._refused_before(found)
+            if refused.keys() != left_out.keys():
+                fresh = await self._router(found, refused)
+            self._register(found, refused)
+            old, selector.router = selector.router, fresh
+            if old is not None:
+                await old.aclose()
+            return {
+                "experts": [expert.name for expert in self._registry],
+                "rejected": [{"name": row.name, "reason": row.reason} for row in self._registry.rejected],
+                "engine_replaced": replaced,
+            }
+
+    def _refused_before(self, found: Scanned) -> dict[str, str]:
+        """What the engine could not load and would not load now: the same adapters."""
+        known = {row.name: row.reason for row in self._registry.rejected}
+        return {n: known[n] for n, w in found.weights.items() if n in known and self._loaded.get(n) == w}
+
+    async def _router(self, found: Scanned, refused: Mapping[str, str]) -> Router | None:
+        kept = [expert for name, expert in found.experts.items() if name not in refused]
+        return await asyncio.to_thread(self._routers.build, kept)
+
+    def _register(self, found: Scanned, refused: Mapping[str, str]) -> None:
+        good = {name: expert for name, expert in found.experts.items() if name not in refused}
+        rejected = [*found.rejected, *(Rejected(name, reason) for name, reason in sorted(refused.items()))]
+        self._registry.replace(good, rejected)
+        self._loaded = {n: w for n, w in found.weights.items() if not (self._retry_refused and n in refused)}
+        for row in rejected:
+            log.error("expert refused: %s", row.reason, extra={"expert": row.name})

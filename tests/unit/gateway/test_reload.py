@@ -1,0 +1,140 @@
+"""A reload: what changes when, with an engine and a router factory that only take notes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+from unit.fakes import FakeRouter, write_expert_files
+
+from gateway.engine import Engine
+from gateway.errors import BackendStartError, ConfigError
+from gateway.experts import MANIFEST_FILE, Expert, ExpertRegistry, Rejected, load_expert
+from gateway.leases import LeasePool
+from gateway.reload import Reloader, Scanned
+from gateway.routing import RouterFactory
+from gateway.selection import Selector
+from router import Router
+
+
+class World:
+    """A reloader over a directory, and the order of what it did."""
+
+    def __init__(self, root: Path, *, retry_refused: bool = False) -> None:
+        self.root = root
+        self.done: list[Any] = []
+        self.refused: dict[str, str] = {}
+        self.failure: Exception | None = None
+        self.registry = ExpertRegistry({})
+        self.reloader = Reloader(self.scan, cast("RouterFactory", self), self.registry, retry_refused=retry_refused)
+        self.selector = Selector(self.registry, None)
+
+    def scan(self) -> Scanned:
+        found = {path.name: load_expert(path, None) for path in sorted(self.root.iterdir())}
+        return Scanned(found, [Rejected("broken", "its hash is wrong")])
+
+    def build(self, experts: Sequence[Expert]) -> Router:
+        self.done.append(("router", [expert.name for expert in experts]))
+        if self.failure is not None:
+            raise self.failure
+        return cast("Router", FakeRouter(*(expert.name for expert in experts)))
+
+    async def start(self, pool: LeasePool, experts: Sequence[Expert]) -> dict[str, str]:
+        return await self.replace(experts)
+
+    async def replace(self, experts: Sequence[Expert]) -> dict[str, str]:
+        self.done.append(("engine", [expert.name for expert in experts]))
+        if isinstance(self.failure, BackendStartError):
+            raise self.failure
+        return {name: why for name, why in self.refused.items() if name in {expert.name for expert in experts}}
+
+    async def open(self) -> None:
+        self.selector.router = await self.reloader.open(cast("Engine", self), cast("LeasePool", None))
+        self.done.clear()
+
+    async def reload(self) -> dict[str, Any]:
+        return await self.reloader.reload(cast("Engine", self), self.selector)
+
+    @property
+    def served(self) -> list[str]:
+        return [expert.name for expert in self.registry]
+
+    @property
+    def routes(self) -> list[str]:
+        return list(cast("FakeRouter", self.selector.router).routes)
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> World:
+    for name in ("baking", "cycling"):
+        write_expert_files(tmp_path, name)
+    world = World(tmp_path)
+    await world.open()
+    return world
+
+
+async def test_nothing_new_leaves_the_engine_alone(world: World) -> None:
+    assert await world.reload() == {
+        "experts": ["baking", "cycling"],
+        "rejected": [{"name": "broken", "reason": "its hash is wrong"}],
+        "engine_replaced": False,
+    }
+    assert world.done == [("router", ["baking", "cycling"])]
+
+
+async def test_a_new_expert_reaches_the_router_before_the_engine_is_changed(world: World) -> None:
+    write_expert_files(world.root, "gardening")
+    assert (await world.reload())["engine_replaced"] is True
+    names = ["baking", "cycling", "gardening"]
+    assert world.done == [("router", names), ("engine", names)]
+    assert world.served == world.routes == names
+
+
+async def test_another_scale_is_another_engine(world: World) -> None:
+    manifest = world.root / "baking" / MANIFEST_FILE
+    manifest.write_text(manifest.read_text() + "scale: 0.5\n")
+    assert (await world.reload())["engine_replaced"] is True
+
+
+@pytest.mark.parametrize("failure", [ConfigError("bad examples"), BackendStartError("it does not come up")])
+async def test_a_reload_that_fails_leaves_everything_as_it_was(world: World, failure: Exception) -> None:
+    router = world.selector.router
+    write_expert_files(world.root, "gardening")
+    world.failure = failure
+    with pytest.raises(type(failure)):
+        await world.reload()
+    assert world.served == ["baking", "cycling"]
+    assert world.selector.router is router
+    world.failure = None
+    assert (await world.reload())["engine_replaced"] is True
+    assert "gardening" in world.served
+
+
+async def test_an_adapter_that_the_engine_refuses_is_tried_once(world: World) -> None:
+    write_expert_files(world.root, "gardening")
+    world.refused = {"gardening": "llama.cpp cannot load this adapter"}
+    for replaced in (True, False):
+        answer = await world.reload()
+        assert answer["engine_replaced"] is replaced
+        assert answer["experts"] == world.routes == ["baking", "cycling"]
+        assert {"name": "gardening", "reason": "llama.cpp cannot load this adapter"} in answer["rejected"]
+
+
+async def test_an_engine_of_somebody_else_is_asked_again(tmp_path: Path) -> None:
+    write_expert_files(tmp_path, "baking")
+    world = World(tmp_path, retry_refused=True)
+    world.refused = {"baking": "not loaded there"}
+    await world.open()
+    assert world.served == []
+    world.refused = {}
+    assert (await world.reload())["engine_replaced"] is True
+    assert world.served == world.routes == ["baking"]
+
+
+async def test_an_expert_lost_at_a_restart_is_brought_back_by_a_reload(world: World) -> None:
+    world.reloader.refuse("baking", "its file was changed")
+    assert world.served == ["cycling"]
+    assert (await world.reload())["engine_replaced"] is True
+    assert world.served == world.routes == ["baking", "cycling"]
