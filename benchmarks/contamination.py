@@ -5,7 +5,10 @@ of each expert once, so nothing can honestly be reused; only the repeat at the e
 token's logprobs, which must be those of a cold request (``cache_prompt: false``) under the same expert. Bit equality is
 not to be had: batching changes the order of sums. Exit code 1 when a request is found contaminated.
 
-    python benchmarks/contamination.py [--requests 300] [--ram-cache]
+    python benchmarks/contamination.py [--requests 300] [--load 0] [--ram-cache]
+        [--engine binary --binary PATH]
+
+``--load N`` keeps N more clients busy with answers of every length and expert meanwhile.
 
 ``--ram-cache`` adds the contrast: the same requests, each naming its adapters, straight to llama-server with its RAM
 prompt cache on, as it is by default. The gateway refuses to serve from such a server.
@@ -15,10 +18,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import itertools
 import sys
 import uuid
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -30,7 +34,7 @@ TOLERANCE = 0.4  # of the five likeliest first tokens' logprobs; batching alone 
 _TOGETHER = 8  # rounds go step by step, so many at a time: more texts than slots, so that each is evicted meanwhile
 _SHARED_TOKENS = 4  # texts start with a random number: by chance their first digits agree
 
-Ask = Callable[[str, str], Awaitable[dict[str, Any]]]
+Ask = Callable[..., Awaitable[dict[str, Any]]]  # a prompt, an expert, other fields
 
 
 @dataclass
@@ -54,26 +58,49 @@ def main() -> None:
     parser = serving.arguments(__doc__)
     parser.add_argument("--requests", type=int, default=300, help="for each strategy (default: 300)")
     parser.add_argument("--ram-cache", action="store_true", help="show the fault too")
+    parser.add_argument("--load", type=int, default=0, help="clients beside the witnesses (default: 0)")
+    serving.engine_options(parser)
     sys.exit(asyncio.run(measure(parser.parse_args())))
 
 
 async def measure(given: argparse.Namespace) -> int:
     experts = serving.load_experts(given.experts)
     names = [expert.name for expert in experts]
+    binary = serving.chosen_binary(given)
     results: list[Witnessed] = []
     timeout = aiohttp.ClientTimeout(total=600)
     async with aiohttp.ClientSession(timeout=timeout, connector=aiohttp.TCPConnector(force_close=True)) as session:
-        with serving.engine(experts) as engine:
+        with serving.engine(experts, binary=binary) as engine:
             for strategy in ("scale_api", "per_request"):
                 scheduler = {"strategy": strategy, "quantum_s": 0.5, "queue_timeout_s": 600}
                 with serving.gateway_over(engine, given.experts, scheduler=scheduler) as url:
                     ask = through_gateway(session, url)
-                    results += await both(f"gateway, {strategy}", ask, engine, session, names, given.requests)
+                    async with under_load(ask, names, given.load):
+                        results += await both(f"gateway, {strategy}", ask, engine, session, names, given.requests)
         if given.ram_cache:
-            with serving.engine(experts, cache_ram_mib=8192) as engine:
+            with serving.engine(experts, cache_ram_mib=8192, binary=binary) as engine:
                 ask = straight(session, engine)
                 results += await both("straight, RAM cache on", ask, engine, session, names, given.requests)
-    return report(results)
+    return report(results, given)
+
+
+@contextlib.asynccontextmanager
+async def under_load(ask: Ask, names: Sequence[str], clients: int) -> AsyncIterator[None]:
+    """Clients that always want the next expert, with answers of all lengths."""
+
+    async def keep_asking(client: int) -> None:
+        for number in itertools.count(client):
+            await ask(text(), [*names, BASE][number % (len(names) + 1)], max_tokens=8 * (1 + number % 8))
+
+    tasks = [asyncio.ensure_future(keep_asking(client)) for client in range(clients)]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            if task.done():
+                task.result()
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def both(
@@ -146,8 +173,8 @@ _WORDS = ("soil", "bread", "stars", "wheels", "water", "flour", "lenses", "chain
 
 
 def through_gateway(session: aiohttp.ClientSession, url: str) -> Ask:
-    async def ask(prompt: str, expert: str) -> dict[str, Any]:
-        return await post(session, f"{url}/v1/completions", {"model": expert, **body(prompt)}, {})
+    async def ask(prompt: str, expert: str, **fields: Any) -> dict[str, Any]:
+        return await post(session, f"{url}/v1/completions", {"model": expert, **body(prompt), **fields}, {})
 
     return ask
 
@@ -181,7 +208,7 @@ def apart(cold: dict[str, float], warm: dict[str, float]) -> float:
     return max(abs(cold[token] - warm.get(token, min(warm.values()))) for token in likeliest)
 
 
-def report(results: list[Witnessed]) -> int:
+def report(results: list[Witnessed], given: argparse.Namespace) -> int:
     header = ["served by", "clients", "requests", "foreign KV", "unlike cold", "largest distance", "honest reuse"]
     rows = [
         [r.way, r.clients, r.requests, r.foreign_kv, r.unlike_cold, max(r.distances), r.honest_reuse] for r in results
@@ -194,6 +221,8 @@ def report(results: list[Witnessed]) -> int:
         "contamination",
         requests=sum(r.requests for r in ours),
         contaminated=contaminated,
+        engine=given.engine,
+        load=given.load,
         tolerance=TOLERANCE,
         largest_distance=round(max(max(r.distances) for r in ours), 3),
         contrast_requests=sum(r.requests for r in contrast),

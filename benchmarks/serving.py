@@ -12,6 +12,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,19 +28,23 @@ import yaml
 
 from gateway.base import Kind, default_cache_dir, gguf_identity, resolve
 from gateway.experts import BASE, Expert, scan_experts
-from gateway.process import LaunchSpec, free_port
+from gateway.process import LaunchSpec, binary_arguments, free_port
 from gateway.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 __all__ = [
     "BASE",
     "Engine",
+    "Gateway",
     "arguments",
+    "chosen_binary",
     "engine",
+    "engine_options",
     "finish",
     "free_port",
     "gateway",
     "gateway_over",
+    "gateway_process",
     "load_experts",
     "percentile",
     "print_table",
@@ -86,9 +91,28 @@ def load_experts(root: Path, at_least: int = 2) -> list[Expert]:
     return list(experts.values())
 
 
+def engine_options(parser: argparse.ArgumentParser) -> None:
+    """Let the caller choose between the two engines that we start."""
+    parser.add_argument("--engine", choices=("embedded", "binary"), default="embedded", help="default: embedded")
+    parser.add_argument("--binary", default="llama-server", help="for --engine binary; `python -m training.native`")
+
+
+def chosen_binary(given: argparse.Namespace) -> str | None:
+    """The executable that ``engine_options`` asks for, checked; None for the embedded engine."""
+    if given.engine == "embedded":
+        return None
+    found = shutil.which(given.binary)
+    if found is None:
+        print(f"--binary {given.binary!r}: no such executable", file=sys.stderr)
+        sys.exit(2)
+    return found
+
+
 @contextlib.contextmanager
-def engine(experts: Sequence[Expert], *, slots: int = 4, ctx: int = 2048, cache_ram_mib: int = 0) -> Iterator[Engine]:
-    """Start the embedded llama.cpp server with these experts' adapters, all at scale 0."""
+def engine(
+    experts: Sequence[Expert], *, slots: int = 4, ctx: int = 2048, cache_ram_mib: int = 0, binary: str | None = None
+) -> Iterator[Engine]:
+    """Start a llama.cpp server with these experts' adapters, all at scale 0: the embedded one, or this executable."""
     model = resolve(Settings().engine.base, cache_dir=default_cache_dir(), kind=Kind.GGUF).path
     spec = LaunchSpec(
         model=str(model),
@@ -103,25 +127,46 @@ def engine(experts: Sequence[Expert], *, slots: int = 4, ctx: int = 2048, cache_
         cache_ram_mib=cache_ram_mib,
         api_key=KEY,
     )
+    command = [sys.executable, "-m", "gateway.embedded"] if binary is None else binary_arguments(binary, spec)
     with tempfile.TemporaryFile() as log:
-        command = [sys.executable, "-m", "gateway.embedded"]
-        child = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=log, stderr=log)
+        child = subprocess.Popen(
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=log, stderr=log, env={**os.environ, "LLAMA_API_KEY": KEY}
+        )
         assert child.stdin is not None
         try:
-            child.stdin.write(json.dumps(asdict(spec)).encode() + b"\n")
-            child.stdin.flush()
+            if binary is None:
+                child.stdin.write(json.dumps(asdict(spec)).encode() + b"\n")
+                child.stdin.flush()
             url = f"http://{spec.host}:{spec.port}"
             _wait(child, lambda: httpx.get(f"{url}/health").status_code == 200)
             ids = {expert.name: index for index, expert in enumerate(experts)}
             yield Engine(url, ids, slots)
         finally:
             child.stdin.close()
+            if binary is not None:
+                child.terminate()
             _end(child)
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """A running ``pointsman serve``."""
+
+    url: str
+    pid: int
+    log: Path
 
 
 @contextlib.contextmanager
 def gateway(settings: Mapping[str, Any], env: Mapping[str, str] | None = None) -> Iterator[str]:
     """Start ``pointsman serve`` on a free port; yields its URL."""
+    with gateway_process(settings, env) as running:
+        yield running.url
+
+
+@contextlib.contextmanager
+def gateway_process(settings: Mapping[str, Any], env: Mapping[str, str] | None = None) -> Iterator[Gateway]:
+    """The same for whoever wants its process and its log, too; both are gone at the end of the block."""
     port = free_port("127.0.0.1")
     url = f"http://127.0.0.1:{port}"
     with tempfile.TemporaryDirectory() as folder:
@@ -137,7 +182,7 @@ def gateway(settings: Mapping[str, Any], env: Mapping[str, str] | None = None) -
             )
         try:
             _wait(child, lambda: httpx.get(f"{url}/health").status_code == 200, log_path)
-            yield url
+            yield Gateway(url, child.pid, log_path)
         finally:
             child.terminate()
             _end(child)

@@ -4,7 +4,7 @@ Straight to llama-server (each request naming its adapters) it waits until the l
 fixes the batch, and newcomers under the same adapter keep joining. Through the gateway it waits for the end of a turn.
 The bound is the quantum, plus the longest running answer of the load, plus the swap.
 
-    python benchmarks/starvation.py [--seconds 60] [--probes 5]
+    python benchmarks/starvation.py [--seconds 60] [--probes 5] [--engine binary --binary PATH]
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ def main() -> None:
     parser = serving.arguments(__doc__)
     parser.add_argument("--seconds", type=float, default=60.0, help="give a probe up after this long (default: 60)")
     parser.add_argument("--probes", type=int, default=5, help="short requests, one after another (default: 5)")
+    serving.engine_options(parser)
     sys.exit(asyncio.run(measure(parser.parse_args())))
 
 
@@ -41,7 +42,7 @@ async def measure(given: argparse.Namespace) -> int:
     facts: dict[str, Any] = {}
     connector = aiohttp.TCPConnector(limit=0, force_close=True)
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None), connector=connector) as session:
-        with serving.engine(experts) as engine:
+        with serving.engine(experts, binary=serving.chosen_binary(given)) as engine:
             waits, longest = await starve(straight(session, engine), names, engine.slots, given.seconds, 1)
             rows.append(["straight to llama-server", *columns(waits, longest, given.seconds), "none"])
             facts["straight_wait_s"], facts["straight_served"] = round(max(waits), 2), max(waits) < given.seconds
@@ -56,7 +57,9 @@ async def measure(given: argparse.Namespace) -> int:
     serving.print_table(["served by", "probes", "served", "wait p50", "wait max", "load's longest", "bound"], rows)
     kept = all(facts[s]["wait_s"] <= facts[s]["bound_s"] for s in ("scale_api", "per_request"))
     ratio = facts["straight_wait_s"] / facts["scale_api"]["wait_s"]
-    serving.finish("starvation", quantum_s=QUANTUM_S, within_bound=kept, ratio=round(ratio, 1), **facts)
+    serving.finish(
+        "starvation", engine=given.engine, quantum_s=QUANTUM_S, within_bound=kept, ratio=round(ratio, 1), **facts
+    )
     return 0 if kept else 1
 
 

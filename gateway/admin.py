@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -56,6 +57,7 @@ async def status(request: Request) -> dict[str, Any]:
             {"id": lease.id, "backend": lease.backend, "slots": lease.slots, "expert": lease.request.expert}
             for lease in scheduler.leases.values()
         ],
+        "tasks": len(asyncio.all_tasks()),
         "active": {name: backend.active for name, backend in scheduler.backends.items()},
         "router": {
             "routes": sorted(gateway.selector.router.routes) if gateway.selector.router else [],
