@@ -17,9 +17,20 @@ from typing import Any
 import httpx
 import yaml
 
-from gateway.process import LaunchSpec, free_port
+from gateway.base import default_cache_dir
+from gateway.process import LaunchSpec, binary_arguments, free_port
+from training.native import native_path
 
-__all__ = ["ADMIN_KEY", "GatewayProcess", "engine_server", "eventually", "free_port"]
+__all__ = [
+    "ADMIN_KEY",
+    "ENGINES",
+    "GatewayProcess",
+    "engine_child",
+    "engine_server",
+    "eventually",
+    "free_port",
+    "native_server",
+]
 
 ROOT = Path(__file__).parents[1]
 ADMIN_KEY = "tests-admin-key"
@@ -131,14 +142,33 @@ class GatewayProcess:
         return not held and self.metric("pointsman_requests_in_flight") == 0
 
 
+def native_server() -> str | None:
+    """The llama-server that ``python -m training.native`` has made, if it has: tests then run on both engines."""
+    path = native_path(default_cache_dir())
+    return str(path) if path.is_file() else None
+
+
+ENGINES = ("embedded", "binary") if native_server() else ("embedded",)
+
+
 @contextlib.contextmanager
-def engine_server(spec: LaunchSpec, log_path: Path, limit_s: float = 240.0) -> Iterator[str]:
-    """The embedded llama.cpp server on its own, as ``gateway.process`` starts it; yields its URL when it is healthy."""
+def engine_server(spec: LaunchSpec, log_path: Path, kind: str = "embedded", limit_s: float = 240.0) -> Iterator[str]:
+    """A llama.cpp server on its own, as ``gateway.process`` starts it; yields its URL when it is healthy."""
+    with engine_child(spec, log_path, kind, limit_s) as (url, _):
+        yield url
+
+
+@contextlib.contextmanager
+def engine_child(
+    spec: LaunchSpec, log_path: Path, kind: str = "embedded", limit_s: float = 240.0
+) -> Iterator[tuple[str, int]]:
+    """The same for whoever wants its process id, too."""
     url = f"http://{spec.host}:{spec.port}"
+    native = native_server() or "llama-server"
+    command = [sys.executable, "-m", "gateway.embedded"] if kind == "embedded" else binary_arguments(native, spec)
+    environment = {**os.environ, "LLAMA_API_KEY": spec.api_key}
     with log_path.open("wb") as log:
-        child = subprocess.Popen(
-            [sys.executable, "-m", "gateway.embedded"], cwd=ROOT, stdin=subprocess.PIPE, stdout=log, stderr=log
-        )
+        child = subprocess.Popen(command, cwd=ROOT, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=log)
     assert child.stdin is not None
 
     def healthy() -> bool:
@@ -149,12 +179,15 @@ def engine_server(spec: LaunchSpec, log_path: Path, limit_s: float = 240.0) -> I
         return False
 
     try:
-        child.stdin.write(json.dumps(asdict(spec)).encode() + b"\n")
-        child.stdin.flush()
+        if kind == "embedded":
+            child.stdin.write(json.dumps(asdict(spec)).encode() + b"\n")
+            child.stdin.flush()
         eventually(healthy, limit_s, "a healthy engine")
-        yield url
+        yield url, child.pid
     finally:
         child.stdin.close()
+        if kind == "binary":
+            child.terminate()
         try:
             child.wait(10)
         except subprocess.TimeoutExpired:

@@ -23,7 +23,7 @@ from gateway.errors import GatewayError
 from training.archive import PACKAGE, SHA256, VERSION, unpack_once
 from training.errors import SetupError, TrainingError
 
-__all__ = ["ensure_native"]
+__all__ = ["ensure_native", "native_path"]
 
 SERVER = "llama-server"
 PARTS = "CMakeLists.txt LICENSE app/ cmake/ common/ ggml/ include/ licenses/ scripts/ src/ tools/ vendor/"

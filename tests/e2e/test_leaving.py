@@ -6,6 +6,8 @@ The engine runs by itself here (``engine.kind: url``), so that its ``/slots`` ca
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
-from processes import GatewayProcess, engine_server, eventually, free_port
+from processes import ENGINES, GatewayProcess, engine_child, eventually, free_port
 
 from gateway.experts import Expert
 from gateway.process import LaunchSpec
@@ -25,11 +27,15 @@ WITHIN_S = 1.0
 Leaving = tuple[GatewayProcess, Callable[[], list[int]]]
 
 
-@pytest.fixture(scope="module")
-def leaving(
-    base_gguf: Path, tiny_experts: list[Expert], encoder_dir: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Leaving]:
-    """The gateway, and which slots its engine works on."""
+@pytest.fixture(scope="module", params=ENGINES)
+def stage(
+    request: pytest.FixtureRequest,
+    base_gguf: Path,
+    tiny_experts: list[Expert],
+    encoder_dir: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[tuple[Leaving, int]]:
+    """The gateway, which slots its engine works on, and the engine's process id."""
     folder = tmp_path_factory.mktemp("leaving")
     adapters = tuple(str(expert.adapter_path) for expert in tiny_experts)
     spec = LaunchSpec(
@@ -45,7 +51,7 @@ def leaving(
         batch_tokens=64,
         api_key=KEY,
     )
-    with engine_server(spec, folder / "engine.log") as url:
+    with engine_child(spec, folder / "engine.log", request.param) as (url, pid):
 
         def busy() -> list[int]:
             rows = httpx.get(f"{url}/slots", headers={"authorization": f"Bearer {KEY}"}, timeout=60).json()
@@ -57,7 +63,12 @@ def leaving(
             "scheduler": {"queue_timeout_s": 200},
         }
         with GatewayProcess(folder, settings, {"GATEWAY_ENGINE_API_KEY": KEY}) as gateway:
-            yield gateway, busy
+            yield (gateway, busy), pid
+
+
+@pytest.fixture
+def leaving(stage: tuple[Leaving, int]) -> Leaving:
+    return stage[0]
 
 
 def body(model: str, stream: bool, text: str = "Count to a thousand.", tokens: int = 3000) -> dict[str, Any]:
@@ -131,6 +142,25 @@ def test_while_queued_for_another_expert(leaving: Leaving, stream: bool) -> None
             eventually(lambda: gateway.status()["queued"].get("gardening") == 1, 10, "a place in the queue")
         eventually(lambda: not gateway.status()["queued"].get("gardening"), WITHIN_S, "an empty queue", every_s=0.02)
         assert len(gateway.status()["leases"]) == 1
+    eventually(lambda: everything_free(gateway, busy), WITHIN_S, "everything free", every_s=0.02)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_while_its_expert_is_made_the_active_one(stage: tuple[Leaving, int], stream: bool) -> None:
+    """The engine is stopped for a moment, so that the swap takes as long as we like."""
+    (gateway, busy), engine = stage
+    active = gateway.status()["active"]["url-1"]
+    other = next(name for name in ("baking", "cycling") if name != active)
+    os.kill(engine, signal.SIGSTOP)
+    try:
+        with asking(gateway, body(other, stream, tokens=1)):
+            eventually(lambda: gateway.status()["queued"].get(other) == 1, 10, "a swap")
+            assert gateway.status()["leases"] == []
+        eventually(gateway.at_rest, WITHIN_S, "no lease, no place in the queue", every_s=0.02)
+    finally:
+        os.kill(engine, signal.SIGCONT)
+    answer = httpx.post(f"{gateway.url}/v1/chat/completions", json=body(other, False, tokens=1), timeout=200)
+    assert answer.json()["model"] == other
     eventually(lambda: everything_free(gateway, busy), WITHIN_S, "everything free", every_s=0.02)
 
 

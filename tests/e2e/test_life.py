@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from processes import GatewayProcess, eventually
+from processes import ENGINES, GatewayProcess, eventually, native_server
 from tiny_experts import EXPERTS_DIR, write_expert
 
 from gateway.base import BaseIdentity
@@ -133,10 +133,23 @@ def test_sigterm_ends_streams_with_an_error_event_when_the_limit_has_passed(
         assert not Path(f"/proc/{engine}").exists()
 
 
+@pytest.mark.parametrize("kind", ENGINES)
 @pytest.mark.timeout(600)
-def test_a_killed_engine_gives_a_clean_error_event_and_comes_back(make_gateway: Callable[..., GatewayProcess]) -> None:
-    with make_gateway() as gateway:
+def test_a_killed_engine_gives_a_clean_error_event_and_comes_back(
+    make_gateway: Callable[..., GatewayProcess], kind: str
+) -> None:
+    with make_gateway(engine={"kind": kind, "binary": native_server() or ""}) as gateway:
         stream = Streaming(gateway, "baking", 1500)
+        plain: list[httpx.Response] = []
+        body = {"model": "baking", "messages": HELLO, "max_tokens": 600, "ignore_eos": True}
+
+        def ask_plainly() -> None:
+            plain.append(httpx.post(f"{gateway.url}/v1/chat/completions", json=body, timeout=250))
+
+        waiting = threading.Thread(target=ask_plainly, daemon=True)
+        waiting.start()
+        eventually(lambda: len(gateway.status()["leases"]) == 2, 60, "a second lease")
+        time.sleep(1)  # amid its tokens, which its client does not see
         engine = gateway.engine_pid()
         os.kill(engine, signal.SIGKILL)
         killed = time.monotonic()
@@ -144,6 +157,10 @@ def test_a_killed_engine_gives_a_clean_error_event_and_comes_back(make_gateway: 
         assert isinstance(stream.error, openai.APIError), stream.error
         assert not isinstance(stream.error, openai.APIConnectionError), "the connection broke; an event was due"
         assert time.monotonic() - killed < 5
+        waiting.join(250)
+        assert plain[0].status_code in (200, 502), "200: it had sent nothing yet, and was tried again"
+        if plain[0].status_code == 502:
+            assert plain[0].json()["error"].keys() == {"message", "type", "param", "code"}
         with sdk(gateway) as client:
             answer = client.chat.completions.create(model="baking", messages=HELLO, max_tokens=2)
         assert answer.model == "baking"

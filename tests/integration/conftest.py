@@ -7,7 +7,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from processes import engine_server, free_port
+from processes import ENGINES, engine_server, free_port
 
 from gateway.backend import Backend
 from gateway.experts import Expert
@@ -45,12 +45,17 @@ def launch(base_gguf: Path) -> Callable[..., LaunchSpec]:
     return make
 
 
+@pytest.fixture(scope="session", params=ENGINES)
+def engine_kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture(scope="session")
 def engine_url(
-    launch: Callable[..., LaunchSpec], pair: list[Expert], tmp_path_factory: pytest.TempPathFactory
+    launch: Callable[..., LaunchSpec], pair: list[Expert], engine_kind: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[str]:
     spec = launch(adapters=tuple(str(expert.adapter_path) for expert in pair))
-    with engine_server(spec, tmp_path_factory.mktemp("engine") / "engine.log") as url:
+    with engine_server(spec, tmp_path_factory.mktemp("engine") / "engine.log", engine_kind) as url:
         yield url
 
 

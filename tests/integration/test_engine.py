@@ -146,11 +146,15 @@ async def test_a_stopped_engine_is_noticed_by_its_silence_and_restarted(opened: 
 async def test_an_engine_that_stops_while_it_is_checked_is_started_again(opened: Opened, pair: list[Expert]) -> None:
     async with opened(pair) as (engine, pool):
         first = only_pid(engine)
+        backend = engine.backend("embedded-1")
+        assert backend is not None
         os.kill(first, signal.SIGKILL)
         await until(lambda: only_pid(engine) != first)
         second = only_pid(engine)
-        assert not engine.any_up
+        while not await backend.is_healthy():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
         os.kill(second, signal.SIGSTOP)
+        assert not engine.any_up
         await until(lambda: only_pid(engine) not in (first, second) and engine.any_up)
         assert await ask(engine, pool, pair[1].name) == DONE
 

@@ -143,12 +143,16 @@ async def test_no_answer_is_computed_with_another_experts_kv_or_weights(
 
 
 async def test_the_witnesses_see_the_fault_when_the_ram_cache_is_on(
-    make_backend: Callable[..., Backend], launch: Callable[..., LaunchSpec], pair: list[Expert], tmp_path: Path
+    make_backend: Callable[..., Backend],
+    launch: Callable[..., LaunchSpec],
+    pair: list[Expert],
+    engine_kind: str,
+    tmp_path: Path,
 ) -> None:
     """The contrast: with ``cache_ram_mib=0`` taken away the very same check fails, so it can be trusted."""
     spec = launch(adapters=tuple(str(expert.adapter_path) for expert in pair), cache_ram_mib=8192)
     requests = pattern([expert.name for expert in pair], count=4)
-    with engine_server(spec, tmp_path / "engine.log") as url:
+    with engine_server(spec, tmp_path / "engine.log", engine_kind) as url:
         async with running(make_backend(url)) as run:
             await run.learn_cold(requests)
             for text, expert in requests * 2:
