@@ -28,7 +28,7 @@ __all__ = ["Engine", "EngineConfig"]
 log = logging.getLogger("pointsman.engine")
 
 _BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-_HEALTHY_S = 60.0  # up for this long: the next crash starts again at the shortest back-off
+_HEALTHY_S = 10.0  # up for this long: the next crash starts again at the shortest back-off
 _MISSES = 2  # health checks in a row that tell a hang from a hiccup
 
 

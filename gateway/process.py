@@ -10,7 +10,6 @@ import asyncio
 import collections
 import contextlib
 import ctypes
-import functools
 import json
 import logging
 import os
@@ -18,7 +17,7 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -145,7 +144,7 @@ class EngineProcess:
                 env=environment,
                 cwd=Path(__file__).parent.parent,
                 start_new_session=True,
-                preexec_fn=functools.partial(_die_with, os.getpid()) if sys.platform == "linux" else None,
+                preexec_fn=_die_with_us() if sys.platform == "linux" else None,
             )
         except OSError as error:
             raise ConfigError(f"cannot run {arguments[0]!r}: {error.strerror or error}") from error
@@ -216,8 +215,16 @@ class EngineProcess:
             log.debug("%s", text, extra={"engine_port": self.spec.port})
 
 
-def _die_with(parent: int) -> None:
-    """Have Linux end the child when the gateway is killed; runs in the child before exec."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # killed before it could be told
-        os._exit(1)
+def _die_with_us() -> Callable[[], None]:
+    """What has Linux end the child when the gateway is killed; to run in the child before exec.
+
+    All is looked up here, in the parent: after a fork the dynamic loader's lock may be one that no thread will release.
+    """
+    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
+
+    def ask() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:  # killed before it could be told
+            os._exit(1)
+
+    return ask

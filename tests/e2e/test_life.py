@@ -170,9 +170,10 @@ def test_a_killed_engine_gives_a_clean_error_event_and_comes_back(
         eventually(gateway.at_rest, 5, "a gateway at rest")
 
 
+@pytest.mark.parametrize("kind", ENGINES)
 @pytest.mark.timeout(600)
-def test_a_killed_gateway_takes_its_engine_with_it(make_gateway: Callable[..., GatewayProcess]) -> None:
-    with make_gateway() as gateway:
+def test_a_killed_gateway_takes_its_engine_with_it(make_gateway: Callable[..., GatewayProcess], kind: str) -> None:
+    with make_gateway(engine={"kind": kind, "binary": native_server() or ""}) as gateway:
         engine = gateway.engine_pid()
         gateway.process.kill()
         gateway.process.wait()
