@@ -329,8 +329,7 @@ class Engine:
     async def _until_unhealthy(self, member: Member) -> None:
         config, misses = self._config, 0
         while misses < _MISSES:
-            if not misses:
-                await asyncio.sleep(config.health_every_s)
+            await asyncio.sleep(config.health_every_s)
             misses = 0 if await member.backend.is_healthy(timeout_s=config.health_timeout_s) else misses + 1
 
     async def _stop(self, member: Member) -> None:
