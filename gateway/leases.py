@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from .actions import Action, Grant, Lease, Reject, RejectReason, Request, Retired, Swap
 from .errors import BackendError, GatewayError, InvalidRequest, LeaseTimeout, QueueFull, ShuttingDown
-from .scheduler import Action, Grant, Lease, Reject, RejectReason, Request, Retired, Scheduler, Swap
+from .scheduler import Scheduler
 
 __all__ = ["Activator", "HeldLease", "LeaseObserver", "LeasePool"]
 
@@ -209,7 +210,7 @@ class LeasePool:
             future.set_exception(self._rejection(request, reason))
 
     def _rejection(self, request: Request, reason: RejectReason) -> GatewayError:
-        retry_after_s = max(1.0, self.scheduler.quantum_s)
+        retry_after_s = max(1.0, self.scheduler.pace.quantum_s)
         match reason:
             case RejectReason.QUEUE_FULL:
                 allowed = self.scheduler.max_queue
