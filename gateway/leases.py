@@ -141,9 +141,17 @@ class LeasePool:
 
     # -- backends -------------------------------------------------------------------------------------------------
 
-    def backend_up(self, name: str, activator: Activator, *, slots: int, experts: Iterable[str]) -> None:
+    def backend_up(
+        self, name: str, activator: Activator, *, slots: int, experts: Iterable[str], at_once: int | None = None
+    ) -> None:
+        """A backend serves from now on; ``at_once``: how many of its slots may be busy, None for all."""
         self._activators[name] = activator
-        self._perform(self.scheduler.backend_up(name, slots, experts, self._clock()))
+        self._perform(self.scheduler.backend_up(name, slots, experts, self._clock(), at_once))
+
+    def running(self, name: str) -> int:
+        """How many slots of a backend are leased."""
+        backend = self.scheduler.backends.get(name)
+        return backend.running if backend is not None else 0
 
     def backend_down(self, name: str) -> None:
         """Take a failed backend out of service; its leases are lost, the queue waits for the next one."""
@@ -224,7 +232,7 @@ class LeasePool:
                 message = f"No slot for expert {request.expert!r} became free within {waited:.0f} s."
                 return LeaseTimeout(message, retry_after_s=retry_after_s)
             case RejectReason.TOO_WIDE:
-                widest = max((len(b.slots) for b in self.scheduler.backends.values()), default=0)
+                widest = max((b.slots.at_once for b in self.scheduler.backends.values()), default=0)
                 message = f"This request asks for {request.width} answers at once; at most {widest} are allowed."
                 return InvalidRequest(message, param="n")
             case RejectReason.SHUTDOWN:
