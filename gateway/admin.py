@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any
 
 from fastapi import APIRouter, Depends, Request, Response
@@ -11,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from . import __version__
 from .context import Gateway, gateway_of
-from .errors import ExpertNotFound
+from .errors import ConfigError, ExpertNotFound, InvalidRequest
 from .experts import BASE
 
 __all__ = ["admin"]
@@ -93,6 +94,37 @@ async def disable(request: Request, name: str) -> dict[str, Any]:
 async def reload(request: Request) -> dict[str, Any]:
     """Pick up published experts: new adapters, refitted router; running streams go on to their end."""
     return await gateway_of(request).reload()
+
+
+@guarded.get("/backends")
+async def backends(request: Request) -> dict[str, Any]:
+    return {"backends": gateway_of(request).engine.status()}
+
+
+@guarded.post("/backends")
+async def add_backend(request: Request) -> Response:
+    """Bring one more backend up; the body has what the ``engine.backends`` entries of the settings have.
+
+    Answers when it serves, which takes a child some seconds: 201 and its name.
+    """
+    try:
+        own = json.loads(await request.body() or b"{}")
+    except ValueError as error:
+        raise InvalidRequest(f"The body is not JSON: {error}.") from error
+    if not isinstance(own, dict):
+        raise InvalidRequest(f"The body must be an object of options, found {type(own).__name__}.")
+    try:
+        name = await gateway_of(request).add_backend(own)
+    except ConfigError as error:
+        raise InvalidRequest(f"{error.message}.", code=error.code) from error
+    return JSONResponse({"name": name}, status_code=201)
+
+
+@guarded.post("/backends/{name}/drain")
+async def drain_backend(request: Request, name: str) -> dict[str, Any]:
+    """No new requests for this backend; what runs on it ends by itself, then it is stopped and forgotten."""
+    gateway_of(request).engine.drain(name)
+    return {"name": name, "retiring": True}
 
 
 def _switch(request: Request, name: str, enabled: bool) -> dict[str, Any]:

@@ -9,10 +9,9 @@ import asyncio
 import contextlib
 import logging
 import math
-import os
 import re
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,20 +27,22 @@ from . import __version__
 from .admin import admin
 from .api import api
 from .auth import Keyring, RateLimiter, admin_key_file, is_loopback, load_keys
-from .base import BaseIdentity, Kind, default_cache_dir, gguf_identity, resolve
+from .base import BaseIdentity, Kind, default_cache_dir, gguf_identity, gguf_info, resolve
 from .context import Gateway
 from .engine import Engine, EngineConfig
-from .errors import ConfigError, GatewayError, error_body
+from .errors import ConfigError, GatewayError, InvalidRequest, error_body
 from .experts import BASE, ExpertRegistry, scan_experts
 from .leases import LeasePool
 from .metrics import Metrics
-from .process import LaunchSpec
+from .pace import Pace
+from .process import LaunchSpec, free_port
 from .relay import Limits, Relay
 from .reload import Reloader, Scanned
 from .routing import RouterFactory
 from .scheduler import Scheduler
 from .selection import Selector
-from .settings import Settings
+from .settings import EngineSettings, Settings
+from .sizing import answers_at_once, kv_slots, memory_bytes, threads_each, usable_cores
 
 __all__ = ["create_app", "open_gateway", "router_factory"]
 
@@ -67,14 +68,19 @@ async def open_gateway(settings: Settings, *, progress: bool = True) -> AsyncIte
     async with contextlib.AsyncExitStack() as stack:
         base = await asyncio.to_thread(_resolve_base, settings, progress)
         routers = router_factory(settings)
+        sections = settings.engine.each()
         reloader = Reloader(
-            lambda: _scan(settings, base), routers, registry, retry_refused=settings.engine.kind == "url"
+            lambda: _scan(settings, base),
+            routers,
+            registry,
+            retry_refused=any(own.kind == "url" for own in settings.engine.each()),
         )
         session = await stack.enter_async_context(_client_session())
-        engine = Engine(_engine_config(settings, base), session, on_refused=reloader.refuse)
+        configs = [_engine_config(settings, own, base, children=len(sections)) for own in sections]
+        engine = Engine(configs, session, on_refused=reloader.refuse)
         pool = LeasePool(
             Scheduler(
-                quantum_s=settings.scheduler.quantum_s,
+                pace=Pace(settings.scheduler.quantum_s, settings.scheduler.quantum_answers),
                 max_queue=settings.scheduler.max_queue,
                 max_queue_per_client=settings.scheduler.max_queue_per_client,
             ),
@@ -82,6 +88,11 @@ async def open_gateway(settings: Settings, *, progress: bool = True) -> AsyncIte
             on_down=engine.report_failure,
             on_retired=engine.retired,
         )
+
+        async def add_backend(own: Mapping[str, Any]) -> str:
+            section = _own_section(settings, own, base)
+            return await engine.add(_engine_config(settings, section, base, children=len(engine.status()) + 1))
+
         stack.push_async_callback(pool.aclose)
         stack.push_async_callback(engine.aclose)
         router = await reloader.open(engine, pool)
@@ -97,6 +108,7 @@ async def open_gateway(settings: Settings, *, progress: bool = True) -> AsyncIte
             keyring=keyring,
             limiter=RateLimiter(settings.auth.rate_limit_per_minute),
             reload=lambda: reloader.reload(engine, selector),
+            add_backend=add_backend,
             encoder=settings.router.encoder,
             max_body_bytes=settings.server.max_body_bytes,
             max_tokens=settings.limits.max_tokens,
@@ -164,16 +176,19 @@ def _keyring(settings: Settings) -> Keyring:
 class _Base:
     path: str
     identity: BaseIdentity
+    kv_token_bytes: int | None
 
 
 def _resolve_base(settings: Settings, progress: bool) -> _Base | None:
-    if settings.engine.kind == "url":
+    """None when every backend is somebody else's."""
+    if all(engine.kind == "url" for engine in settings.engine.each()):
         return None
     cache_dir = settings.cache_dir or default_cache_dir()
     found = resolve(
         settings.engine.base, cache_dir=cache_dir, kind=Kind.GGUF, sha256=settings.engine.base_sha256, progress=progress
     )
-    return _Base(str(found.path), gguf_identity(found, cache_dir))
+    info = gguf_info(found.path, cache_dir)
+    return _Base(str(found.path), gguf_identity(found, cache_dir), info.kv_token_bytes)
 
 
 def _scan(settings: Settings, base: _Base | None) -> Scanned:
@@ -188,22 +203,37 @@ def _fallback(settings: Settings, registry: ExpertRegistry) -> str:
     return name
 
 
-def _engine_config(settings: Settings, base: _Base | None) -> EngineConfig:
-    engine = settings.engine
+def _own_section(settings: Settings, own: Mapping[str, Any], base: _Base | None) -> EngineSettings:
+    """The engine section of a backend added at run time; a child gets a free port unless it names one."""
+    try:
+        section = settings.engine.with_own({"port": free_port(settings.engine.host), **own})
+    except ValueError as error:
+        raise InvalidRequest(f"{error}.") from error
+    if section.kind != "url" and base is None:
+        raise InvalidRequest("This gateway has no base model of its own: add a backend of kind 'url'.", param="kind")
+    return section
+
+
+def _engine_config(settings: Settings, engine: EngineSettings, base: _Base | None, *, children: int) -> EngineConfig:
+    """One backend's configuration; what the settings leave open follows from the machine."""
+    key = settings.engine_api_key.get_secret_value() if settings.engine_api_key else None
+    threads = engine.threads or threads_each(usable_cores(), children)
+    at_once = engine.at_once or min(answers_at_once(threads), engine.slots or 256)
     launch = None
-    if base is not None:
+    if engine.kind != "url":
+        assert base is not None
+        slot_bytes = base.kv_token_bytes * engine.ctx_per_slot if base.kv_token_bytes else None
         launch = LaunchSpec(
             model=base.path,
             adapters=(),
             host=engine.host,
             port=engine.port,
-            slots=engine.slots,
+            slots=engine.slots or kv_slots(at_once, slot_bytes, memory_bytes()),
             ctx_per_slot=engine.ctx_per_slot,
-            threads=engine.threads or os.cpu_count() or 1,
+            threads=threads,
             gpu_layers=engine.gpu_layers,
             alias="pointsman-base",
         )
-    key = settings.engine_api_key.get_secret_value() if settings.engine_api_key else None
     return EngineConfig(
         kind=engine.kind,
         launch=launch,
@@ -214,7 +244,10 @@ def _engine_config(settings: Settings, base: _Base | None) -> EngineConfig:
         strategy=settings.scheduler.strategy,
         start_s=engine.start_s,
         stall_s=settings.limits.stall_s,
+        probe_every_s=engine.probe_every_s,
         allow_unsafe_cache=engine.allow_unsafe_cache,
+        at_once=at_once if launch is not None else engine.at_once or None,
+        experts=frozenset(engine.experts) if engine.experts is not None else None,
     )
 
 

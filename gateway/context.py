@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +37,7 @@ class Gateway:
     keyring: Keyring
     limiter: RateLimiter
     reload: Callable[[], Awaitable[dict[str, Any]]]
+    add_backend: Callable[[Mapping[str, Any]], Awaitable[str]]
     encoder: str
     max_body_bytes: int
     max_tokens: int

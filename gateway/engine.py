@@ -1,194 +1,231 @@
-"""Brings backends up, keeps them up, replaces them: what stands between a child process and the lease pool.
+"""The set of backends: which there are, which serve, how one is added, replaced or drained at run time.
 
-Owns the life of every backend: start, checks before it may serve, restart with back-off, rolling replacement when the
-set of adapters changes (llama-server cannot load one at run time). Knows nothing of requests.
+Stands between the backends (``keeper`` keeps each one up) and the lease pool. Replaces children one by one when the set
+of adapters changes, since llama-server cannot load one at run time. Knows nothing of requests.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import aiohttp
 
 from .backend import Backend
-from .errors import BackendError, BackendStartError, ConfigError
+from .errors import BackendError, BackendStartError, InvalidRequest
 from .experts import Expert
-from .kv_probe import kv_is_safe
+from .keeper import Keeper, Listener
 from .leases import LeasePool
-from .member import EngineConfig, Member, changed, last_words, not_loaded
+from .member import EngineConfig, Member, not_loaded
 from .process import EngineProcess, free_port
 
 __all__ = ["Engine", "EngineConfig"]
 
 log = logging.getLogger("pointsman.engine")
 
-_BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
-_HEALTHY_S = 10.0  # up for this long: the next crash starts again at the shortest back-off
-_MISSES = 2  # health checks in a row that tell a hang from a hiccup
+_FAILURES = 3  # requests failed in a row, with no answer between them, though /health says that all is well
 
 
 class Engine:
     """Use from one event loop. ``start`` before the first request, ``aclose`` at the end.
 
     Args:
-        on_refused: called with an expert's name and the reason when a restart could not bring it back.
+        configs: one for each backend to start with.
+        on_refused: called with an expert's name and the reason when no backend can serve it any more.
     """
 
     def __init__(
         self,
-        config: EngineConfig,
+        configs: Sequence[EngineConfig],
         session: aiohttp.ClientSession,
         *,
         on_refused: Callable[[str, str], None] = lambda name, reason: None,
     ) -> None:
-        self._config = config
+        self._configs = tuple(configs)
         self._session = session
         self._on_refused = on_refused
         self._pool: LeasePool | None = None
-        self._members: dict[str, Member] = {}
+        self._experts: tuple[Expert, ...] = ()
+        self._keepers: dict[str, Keeper] = {}
         self._numbers = 0
         self._stopping: set[asyncio.Task[None]] = set()
-        self.restarts = 0
+        self._restarts = 0
 
     # -- what is so -----------------------------------------------------------------------------------------------
 
     def backend(self, name: str) -> Backend | None:
         """The backend of a lease; None when it has been taken away since."""
-        member = self._members.get(name)
-        return member.backend if member else None
+        keeper = self._keepers.get(name)
+        return keeper.member.backend if keeper else None
 
     def status(self) -> list[dict[str, object]]:
-        return [
-            {
-                "name": name,
-                "url": member.backend.url,
-                "up": member.up,
-                "pid": member.process.pid if member.process else None,
-                "slots": member.backend.props.slots if member.backend.props else None,
-                "ctx_per_slot": member.backend.props.n_ctx if member.backend.props else None,
-                "experts": sorted(member.backend.experts),
-                "build": member.backend.props.build if member.backend.props else None,
-                "cache_prompt": member.backend.cache_prompt,
-            }
-            for name, member in self._members.items()
-        ]
+        return [keeper.member.status() for keeper in self._keepers.values()]
+
+    @property
+    def restarts(self) -> int:
+        return self._restarts + sum(keeper.restarts for keeper in self._keepers.values())
 
     @property
     def any_up(self) -> bool:
-        return any(member.up for member in self._members.values())
+        return any(member.up for member in self._members())
 
     async def generates(self, idle_s: float = 60.0, timeout_s: float = 5.0) -> bool:
-        """Whether every backend really generates: it sent tokens lately, or it answers a one-token probe now."""
-        if not self._members or not self.any_up:
-            return False
-        for member in list(self._members.values()):
-            if not member.up:
-                return False
-            if time.monotonic() - member.backend.last_event_s < idle_s:
-                continue
-            try:
-                await member.backend.probe(timeout_s)
-            except BackendError:
-                return False
-        return True
+        """Whether every expert has a backend that really generates: it sent tokens lately, or answers a probe now."""
+        members = [member for member in self._members() if not member.retiring]
+
+        async def proves(member: Member) -> bool:
+            if member.up and time.monotonic() - member.backend.last_event_s >= idle_s:
+                try:
+                    await member.backend.probe(timeout_s)
+                except BackendError:
+                    return False
+            return member.up
+
+        proved = await asyncio.gather(*(proves(member) for member in members))
+        served = {name for member, good in zip(members, proved, strict=True) if good for name in member.names}
+        return bool(served) and served == {name for member in members for name in member.names}
+
+    def _members(self) -> list[Member]:
+        return [keeper.member for keeper in self._keepers.values()]
 
     # -- life -----------------------------------------------------------------------------------------------------
 
     async def start(self, pool: LeasePool, experts: Sequence[Expert]) -> dict[str, str]:
-        """Bring the first backend up; returns the experts that it cannot serve, with the reason.
+        """Bring the backends up; returns the experts that none can serve, with the reason.
+
+        One of several that does not come up is tried again and again while the others serve.
+
+        Raises:
+            ConfigError: one cannot be started, or cannot be made safe.
+            BackendStartError: none came up.
+        """
+        self._pool, self._experts = pool, tuple(experts)
+        tries = (self._add(config, first=True, patient=len(self._configs) > 1) for config in self._configs)
+        results = await asyncio.gather(*tries, return_exceptions=True)
+        errors = [result for result in results if isinstance(result, BaseException)]
+        if errors:
+            raise errors[0]
+        if not self.any_up:
+            raise BackendStartError("none of the backends came up: the log says why of each")
+        return self._unserved()
+
+    async def add(self, config: EngineConfig) -> str:
+        """Bring one more backend up, at run time; returns its name.
 
         Raises:
             ConfigError, BackendStartError: it cannot be started, or cannot be made safe.
         """
-        self._pool = pool
-        return await self._add(tuple(experts), first=True)
+        return (await self._add(config, first=True)).member.backend.name
 
-    async def replace(self, experts: Sequence[Expert]) -> dict[str, str]:
-        """Serve another set of adapters without dropping a stream: a second child comes up, the first drains.
+    def drain(self, name: str) -> None:
+        """Let a backend finish what runs on it, then stop and forget it.
 
         Raises:
-            BackendStartError: the new child does not come up; the old one goes on serving.
+            InvalidRequest: there is none of that name (404), or no other would be left to serve (409).
         """
+        keeper = self._keepers.get(name)
+        if keeper is None or keeper.member.retiring:
+            allowed = ", ".join(member.backend.name for member in self._members() if not member.retiring)
+            message = f"There is no backend {name[:100]!r}; there are: {allowed}."
+            raise InvalidRequest(message, status=404, code="backend_not_found", param="name")
+        if not any(member.up and not member.retiring for member in self._members() if member is not keeper.member):
+            message = f"{name} is the last backend that serves: add another first."
+            raise InvalidRequest(message, status=409, code="last_backend", param="name")
+        self._retire(keeper)
+
+    async def replace(self, experts: Sequence[Expert]) -> dict[str, str]:
+        """Serve another set of adapters without dropping a stream: for each child a new one comes up, the old drains.
+
+        Raises:
+            BackendStartError: a new child does not come up; the old one goes on serving.
+        """
+        self._experts = tuple(experts)
         assert self._pool is not None
-        old = list(self._members)
-        if self._config.kind == "url":
-            member = self._members[old[0]]
-            member.carry(tuple(experts))
-            missing = await self._check(member, first=False)
-            self._pool.set_experts(member.backend.name, member.backend.experts)
-            return missing
-        unserved = await self._add(tuple(experts), first=False)
-        for name in old:
-            self._pool.retire(name)
-        return unserved
+        for keeper in [k for k in self._keepers.values() if not k.member.retiring]:
+            member = keeper.member
+            if member.process is not None:
+                await self._add(member.config, first=False)
+                self._retire(keeper)
+                continue
+            member.carry(member.config.chosen(self._experts))
+            if member.up:
+                await keeper.check(first=False)
+                self._pool.set_experts(member.backend.name, member.backend.experts)
+        return self._unserved()
 
     async def suspect(self, name: str) -> None:
         """A request met a broken connection, which can happen without harm (an idle one, closed as it was reused): only
-        a sick backend goes down, and only if it is not a new one by now."""
-        member = self._members.get(name)
-        if member is None or not member.up:
+        a sick backend goes down, and only if it is not a new one by now. One that looks healthy goes down when three
+        requests in a row have failed on it."""
+        keeper = self._keepers.get(name)
+        if keeper is None or not keeper.member.up:
             return
+        member = keeper.member
         life = member.lives
-        if not await member.backend.is_healthy() and member.lives == life:
-            self.report_failure(name)
+        broken = not await member.backend.is_healthy() or member.count_failure() >= _FAILURES
+        if broken and member.lives == life:
+            keeper.fail()
 
     def report_failure(self, name: str) -> None:
         """A backend is broken: no more grants until it has proved itself again."""
-        member = self._members.get(name)
-        if member is not None and member.up:
-            self._drop(member)
-            if member.failed is not None:
-                member.failed.set()
+        keeper = self._keepers.get(name)
+        if keeper is not None:
+            keeper.fail()
 
     def retired(self, name: str) -> None:
-        """The pool has drained a replaced backend: stop it."""
-        member = self._members.pop(name, None)
-        if member is not None:
-            if member.task is not None:
-                member.task.cancel()  # at once: a restart about to be complete must not enlist it again
-            task = asyncio.get_running_loop().create_task(self._stop(member))
+        """The pool has drained a backend: stop it."""
+        keeper = self._keepers.pop(name, None)
+        if keeper is not None:
+            self._restarts += keeper.restarts
+            keeper.give_up()
+            task = asyncio.get_running_loop().create_task(keeper.stop())
             self._stopping.add(task)
             task.add_done_callback(self._stopping.discard)
 
     async def aclose(self) -> None:
-        await asyncio.gather(*(self._stop(member) for member in self._members.values()))
+        await asyncio.gather(*(keeper.stop() for keeper in self._keepers.values()))
         await asyncio.gather(*self._stopping, return_exceptions=True)
-        self._members.clear()
+        self._keepers.clear()
 
-    # -- bringing up ----------------------------------------------------------------------------------------------
+    # -- members --------------------------------------------------------------------------------------------------
 
-    async def _add(self, experts: tuple[Expert, ...], *, first: bool) -> dict[str, str]:
-        rejected: dict[str, str] = {}
+    async def _add(self, config: EngineConfig, *, first: bool, patient: bool = False) -> Keeper:
+        """``patient``: one that does not come up now is a member all the same, and tried again."""
+        experts = config.chosen(self._experts)
+        refused: dict[str, str] = {}
         while True:
-            member = self._member(experts, first=first)
+            keeper, came_up = Keeper(self._member(config, experts, first=first), self._listener()), False
             try:
-                missing = await self._bring_up(member)
+                await keeper.bring_up()
+                came_up = True
                 break
-            except BackendStartError:
-                await self._stop(member)
-                refused = not_loaded(member)
-                if not refused:
+            except BackendStartError as error:
+                await keeper.stop()
+                found = not_loaded(keeper.member)
+                if not found and not patient:
                     raise
-                log.error("adapter refused by the engine", extra={"experts": list(refused)})
-                rejected |= refused
-                experts = tuple(e for e in experts if e.name not in refused)
+                if not found:
+                    log.error("backend did not start", extra={"url": config.address, "error": error.message})
+                    break
+                log.error("adapter refused by the engine", extra={"experts": list(found)})
+                refused |= found
+                experts = tuple(e for e in experts if e.name not in found)
             except BaseException:
-                await self._stop(member)
+                await keeper.stop()
                 raise
-        self._members[member.backend.name] = member
-        self._enlist(member)
-        member.failed = asyncio.Event()
-        member.task = asyncio.get_running_loop().create_task(self._watch(member))
-        return rejected | missing
+        member = keeper.member
+        member.missing |= refused
+        self._keepers[member.backend.name] = keeper
+        if came_up:
+            keeper.enlist()
+        keeper.watch()
+        return keeper
 
-    def _member(self, experts: tuple[Expert, ...], *, first: bool) -> Member:
+    def _member(self, config: EngineConfig, experts: tuple[Expert, ...], *, first: bool) -> Member:
         self._numbers += 1
-        config = self._config
         process: EngineProcess | None = None
         url, api_key = config.url or "", config.api_key
         if config.launch is not None:
@@ -204,149 +241,51 @@ class Engine:
             api_key=api_key,
             stall_s=config.stall_s,
         )
-        member = Member(backend, process, experts)
+        member = Member(config, backend, process, experts)
         member.carry(experts)
         return member
 
-    async def _bring_up(self, member: Member) -> dict[str, str]:
-        if member.process is not None:
-            await member.process.start()
-        await self._until_healthy(member)
-        checks = asyncio.ensure_future(self._check(member, first=True))
-        await _first_of(checks, self._until_unhealthy(member))
-        if checks.cancelled():
-            raise BackendStartError(f"{member.backend.url}: the engine stopped answering while it was checked")
-        return checks.result()
+    def _retire(self, keeper: Keeper) -> None:
+        assert self._pool is not None
+        member = keeper.member
+        member.retiring = True
+        if member.up:
+            self._pool.retire(member.backend.name)
+        else:
+            self.retired(member.backend.name)
 
-    async def _until_healthy(self, member: Member) -> None:
-        until = time.monotonic() + self._config.start_s
-        while not await member.backend.is_healthy():
-            if member.process is not None and not member.process.running:
-                await member.process.wait()
-                raise BackendStartError(f"the engine ended while starting: {member.process.last_words()}")
-            if time.monotonic() > until:
-                raise BackendStartError(
-                    f"{member.backend.url}: no healthy llama-server within {self._config.start_s:g} s"
-                )
-            await asyncio.sleep(0.05)
+    def _unserved(self) -> dict[str, str]:
+        """The experts that no backend serves, or may serve when it comes up, with the reason of one of them."""
+        members = [member for member in self._members() if not member.retiring]
+        served = {name for member in members for name in member.names}
+        reasons = {name: reason for member in members for name, reason in member.missing.items()}
+        unserved = [expert.name for expert in self._experts if expert.name not in served]
+        return {name: reasons.get(name, f"{name}: no backend is configured to serve it") for name in unserved}
 
-    async def _check(self, member: Member, *, first: bool) -> dict[str, str]:
-        """Everything that must hold before a backend may serve; returns the experts it cannot serve, and why."""
-        backend = member.backend
-        props = await backend.load_props()
-        missing = dict.fromkeys(await backend.load_adapters(), f"{backend.url} has not loaded this adapter")
-        template = hashlib.sha256(props.chat_template.encode()).hexdigest()
-        if self._config.kind == "url":
-            for expert in member.experts:
-                trained = expert.manifest.base.chat_template_sha256
-                if trained != template:
-                    missing[expert.name] = f"trained with chat template sha256 {trained}, {backend.url} has {template}"
-        for name in missing:
-            backend.forget(name)
-        await backend.probe()
-        if first and len(backend.experts) > 1 and not await kv_is_safe(backend):
-            advice = "start llama-server with --cache-ram 0"
-            if not self._config.allow_unsafe_cache:
-                raise ConfigError(
-                    f"{backend.url} reuses one expert's KV cache for another (its RAM prompt cache is on): {advice}, "
-                    "or set engine.allow_unsafe_cache to go on with prompt caching forbidden for every request"
-                )
-            backend.cache_prompt = False
-            log.warning("UNSAFE RAM prompt cache: %s; prompt caching is now off for every request", advice)
-        return missing
+    # -- what keepers tell ----------------------------------------------------------------------------------------
 
-    def _enlist(self, member: Member) -> None:
+    def _listener(self) -> Listener:
+        return Listener(up=self._up, down=self._down, refused=self._refused, running=self._running)
+
+    def _up(self, member: Member) -> None:
         assert self._pool is not None
         assert member.backend.props is not None
-        member.up = True
-        member.lives += 1
         self._pool.backend_up(
-            member.backend.name, member.backend, slots=member.backend.props.slots, experts=member.backend.experts
+            member.backend.name,
+            member.backend,
+            slots=member.backend.props.slots,
+            experts=member.backend.experts,
+            at_once=member.config.at_once,
         )
 
-    def _drop(self, member: Member) -> None:
-        member.up = False
+    def _down(self, member: Member) -> None:
         if self._pool is not None:
             self._pool.backend_down(member.backend.name)
 
-    # -- keeping up -----------------------------------------------------------------------------------------------
-
-    async def _watch(self, member: Member) -> None:
-        """Notice an end or a hang, restart with back-off; runs until the member is stopped."""
-        failures, up_since = 0, time.monotonic()
-        while True:
-            await self._until_trouble(member)
-            self._drop(member)
-            failures = 0 if time.monotonic() - up_since > _HEALTHY_S else failures
-            log.error("backend down", extra={"backend": member.backend.name, "last_words": last_words(member)})
-            if member.process is not None:
-                # At once and without asking: it may hang, and its clients wait for their connections to break.
-                await member.process.stop(limit_s=0)
-            while True:
-                await asyncio.sleep(_BACKOFF_S[min(failures, len(_BACKOFF_S) - 1)])
-                failures += 1
-                if await self._revive(member):
-                    break
-            if member.failed is not None:
-                member.failed.clear()
-            self._enlist(member)
-            up_since = time.monotonic()
-            log.info("backend up again", extra={"backend": member.backend.name})
-
-    async def _revive(self, member: Member) -> bool:
-        """Start it once more; without the experts whose adapters are not what they were, or do not load any more."""
-        facts = {"backend": member.backend.name}
-        try:
-            if member.process is not None:
-                await member.process.stop(limit_s=0)
-                self.restarts += 1
-                self._refuse(member, await asyncio.to_thread(changed, member.experts))
-            await self._bring_up(member)
-            return True
-        except BackendStartError as error:
-            log.error("backend restart failed", extra={**facts, "error": error.message})
-            self._refuse(member, not_loaded(member))
-        except (BackendError, ConfigError) as error:
-            log.error("backend restart failed", extra={**facts, "error": error.message})
-        except Exception:  # whatever it was: nobody else would try again
-            log.exception("backend restart failed", extra=facts)
-        return False
-
-    def _refuse(self, member: Member, reasons: Mapping[str, str]) -> None:
-        """Go on without these experts, until a reload."""
-        for name, reason in reasons.items():
-            log.error("expert refused: %s", reason, extra={"expert": name})
+    def _refused(self, member: Member, name: str, reason: str) -> None:
+        member.missing[name] = reason
+        if not any(name in other.names for other in self._members() if not other.retiring):
             self._on_refused(name, reason)
-        if reasons:
-            member.carry(tuple(expert for expert in member.experts if expert.name not in reasons))
 
-    async def _until_trouble(self, member: Member) -> None:
-        """Return when the child has ended, a request has met a failure, or health checks in a row have failed."""
-        assert member.failed is not None
-        ended = [member.process.wait()] if member.process is not None else []
-        await _first_of(member.failed.wait(), self._until_unhealthy(member), *ended)
-
-    async def _until_unhealthy(self, member: Member) -> None:
-        config, misses = self._config, 0
-        while misses < _MISSES:
-            await asyncio.sleep(config.health_every_s)
-            misses = 0 if await member.backend.is_healthy(timeout_s=config.health_timeout_s) else misses + 1
-
-    async def _stop(self, member: Member) -> None:
-        member.up = False
-        if member.task is not None:
-            member.task.cancel()
-            await asyncio.wait({member.task})
-        if member.process is not None:
-            await member.process.stop()
-
-
-async def _first_of(*work: Awaitable[object]) -> None:
-    """Wait until one of them ends, then cancel the others."""
-    tasks = [asyncio.ensure_future(each) for each in work]
-    try:
-        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+    def _running(self, member: Member) -> int:
+        return self._pool.running(member.backend.name) if self._pool is not None else 0

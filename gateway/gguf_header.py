@@ -26,12 +26,16 @@ _MAX_ARRAY_DEPTH = 4
 
 @dataclass(frozen=True, slots=True)
 class GgufInfo:
-    """What a header says; ``chat_template`` is empty when there is none, ``type`` is ``model`` or ``adapter``."""
+    """What a header says; ``chat_template`` is empty when there is none, ``type`` is ``model`` or ``adapter``.
+
+    ``kv_token_bytes`` is what one token's keys and values take in 16-bit floats, over all layers.
+    """
 
     architecture: str
     chat_template: str
     context_length: int | None
     type: str
+    kv_token_bytes: int | None = None
 
 
 class _Malformed(Exception):
@@ -64,7 +68,23 @@ def _info(pairs: dict[str, object]) -> GgufInfo:
     if not isinstance(template, str):
         raise _Malformed("tokenizer.chat_template is not a string")
     type_ = str(pairs.get("general.type", "model"))
-    return GgufInfo(architecture, template, context if isinstance(context, int) else None, type_)
+    context = context if isinstance(context, int) else None
+    return GgufInfo(architecture, template, context, type_, _kv_token_bytes(pairs, architecture))
+
+
+def _kv_token_bytes(pairs: dict[str, object], architecture: str) -> int | None:
+    """None where the header leaves something out, or gives it layer by layer."""
+
+    def number(key: str) -> int:
+        value = pairs.get(f"{architecture}.{key}")
+        return value if isinstance(value, int) else 0
+
+    heads = number("attention.head_count")
+    head = number("embedding_length") // heads if heads else 0
+    keys = number("attention.key_length") or head
+    values = number("attention.value_length") or head
+    each = (keys + values) * (number("attention.head_count_kv") or heads) * 2
+    return number("block_count") * each or None
 
 
 class _Reader:

@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
+from .actions import Action, Grant, Lease, Reject, RejectReason, Request, Retired, Swap
 from .errors import BackendError, GatewayError, InvalidRequest, LeaseTimeout, QueueFull, ShuttingDown
-from .scheduler import Action, Grant, Lease, Reject, RejectReason, Request, Retired, Scheduler, Swap
+from .scheduler import Scheduler
 
 __all__ = ["Activator", "HeldLease", "LeaseObserver", "LeasePool"]
 
@@ -140,9 +141,17 @@ class LeasePool:
 
     # -- backends -------------------------------------------------------------------------------------------------
 
-    def backend_up(self, name: str, activator: Activator, *, slots: int, experts: Iterable[str]) -> None:
+    def backend_up(
+        self, name: str, activator: Activator, *, slots: int, experts: Iterable[str], at_once: int | None = None
+    ) -> None:
+        """A backend serves from now on; ``at_once``: how many of its slots may be busy, None for all."""
         self._activators[name] = activator
-        self._perform(self.scheduler.backend_up(name, slots, experts, self._clock()))
+        self._perform(self.scheduler.backend_up(name, slots, experts, self._clock(), at_once))
+
+    def running(self, name: str) -> int:
+        """How many slots of a backend are leased."""
+        backend = self.scheduler.backends.get(name)
+        return backend.running if backend is not None else 0
 
     def backend_down(self, name: str) -> None:
         """Take a failed backend out of service; its leases are lost, the queue waits for the next one."""
@@ -209,7 +218,7 @@ class LeasePool:
             future.set_exception(self._rejection(request, reason))
 
     def _rejection(self, request: Request, reason: RejectReason) -> GatewayError:
-        retry_after_s = max(1.0, self.scheduler.quantum_s)
+        retry_after_s = max(1.0, self.scheduler.pace.quantum_s)
         match reason:
             case RejectReason.QUEUE_FULL:
                 allowed = self.scheduler.max_queue
@@ -223,7 +232,7 @@ class LeasePool:
                 message = f"No slot for expert {request.expert!r} became free within {waited:.0f} s."
                 return LeaseTimeout(message, retry_after_s=retry_after_s)
             case RejectReason.TOO_WIDE:
-                widest = max((len(b.slots) for b in self.scheduler.backends.values()), default=0)
+                widest = max((b.slots.at_once for b in self.scheduler.backends.values()), default=0)
                 message = f"This request asks for {request.width} answers at once; at most {widest} are allowed."
                 return InvalidRequest(message, param="n")
             case RejectReason.SHUTDOWN:

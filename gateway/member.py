@@ -5,14 +5,14 @@ Owns no task and decides nothing: ``engine.py`` brings members up, watches and r
 
 from __future__ import annotations
 
-import asyncio
+import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .backend import Backend
 from .errors import ManifestError
-from .experts import Expert, check_adapter
+from .experts import BASE, Expert, check_adapter
 from .process import EngineProcess, LaunchSpec
 
 __all__ = ["EngineConfig", "Member", "changed", "expected_adapters", "last_words", "not_loaded"]
@@ -20,7 +20,8 @@ __all__ = ["EngineConfig", "Member", "changed", "expected_adapters", "last_words
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """``kind`` is embedded, binary or url; ``launch`` (without adapters) serves the first two, ``url`` the third."""
+    """One backend: ``kind`` is embedded, binary or url; ``launch`` (without adapters) serves the first two, ``url`` the
+    third. ``at_once``: how many of its slots may be busy, None for all. ``experts``: names, None for all."""
 
     kind: str
     launch: LaunchSpec | None
@@ -34,20 +35,67 @@ class EngineConfig:
     health_every_s: float = 1.0
     health_timeout_s: float = 3.0
     """For one answer to ``/health``, which llama-server gives from a thread of its own, however busy it is."""
+    probe_every_s: float = 60.0
+    """An idle backend must generate a token so often; 0: never asked."""
     allow_unsafe_cache: bool = False
+    at_once: int | None = None
+    experts: frozenset[str] | None = None
+
+    @property
+    def address(self) -> str:
+        """Where it listens, for our children until they are replaced."""
+        return f"http://{self.launch.host}:{self.launch.port}" if self.launch is not None else str(self.url)
+
+    def chosen(self, experts: Sequence[Expert]) -> tuple[Expert, ...]:
+        """Those of the experts that this backend serves."""
+        return tuple(e for e in experts if self.experts is None or e.name in self.experts)
 
 
 @dataclass(slots=True)
 class Member:
-    """One backend of ours, its process if it is our child, and the task that watches it."""
+    """One backend of ours, and its process if it is our child."""
 
+    config: EngineConfig
     backend: Backend
     process: EngineProcess | None
     experts: tuple[Expert, ...]
-    task: asyncio.Task[None] | None = None
-    failed: asyncio.Event | None = None
+    missing: dict[str, str] = field(default_factory=dict)
+    """Experts that it should serve and cannot, with the reason."""
     up: bool = False
+    retiring: bool = False
     lives: int = 0
+    failures: int = 0
+    """Requests that failed on it one after another, with no event of any answer between."""
+    failed_s: float = float("-inf")
+
+    @property
+    def names(self) -> set[str]:
+        """What it serves, or is to serve when it comes up."""
+        return set(self.backend.experts) if self.up else {BASE, *(expert.name for expert in self.experts)}
+
+    def count_failure(self) -> int:
+        """A request has failed on it before its first byte; returns how many have in a row."""
+        if self.backend.last_event_s > self.failed_s:
+            self.failures = 0
+        self.failures += 1
+        self.failed_s = time.monotonic()
+        return self.failures
+
+    def status(self) -> dict[str, object]:
+        backend, props = self.backend, self.backend.props
+        return {
+            "name": backend.name,
+            "url": backend.url,
+            "up": self.up,
+            "retiring": self.retiring,
+            "pid": self.process.pid if self.process else None,
+            "slots": props.slots if props else None,
+            "at_once": min(self.config.at_once or props.slots, props.slots) if props else None,
+            "ctx_per_slot": props.n_ctx if props else None,
+            "experts": sorted(backend.experts),
+            "build": props.build if props else None,
+            "cache_prompt": backend.cache_prompt,
+        }
 
     def carry(self, experts: tuple[Expert, ...]) -> None:
         """Say which experts it serves from its next start on."""

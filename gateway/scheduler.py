@@ -1,13 +1,14 @@
 """Who runs next, on which slot, under which expert: pure decisions.
 
 Events go in, actions come out. No I/O, no clock, no asyncio: ``now`` is an argument (seconds, monotonic). The owner
-(``leases.LeasePool``) feeds every event from one task and performs every action returned.
+(``leases.LeasePool``) feeds every event from one task and performs every action returned. Which slot a request takes is
+decided in ``slots.py``, how long the quantum is in ``pace.py``.
 
 Rules, as numbered in docs/ARCHITECTURE.md:
 
 1. A request is (expert, conversation key, arrival time, deadline).
-2. A backend has that expert active, a free slot, and its turn is open: grant, on the slot that last served this
-   conversation if it is free, else the least recently used.
+2. A backend has that expert active, room, and its turn is open: grant, first on a backend that holds this
+   conversation's KV.
 3. Else, if a backend is idle: swap it, then grant.
 4. Else queue. The queue is bounded, as a whole and per client key; a request that rule 3 has just swapped a backend for
    only passes through it, and is never turned away.
@@ -21,7 +22,8 @@ Rules, as numbered in docs/ARCHITECTURE.md:
 An expert "has waited" since its oldest waiter arrived, or since its own last turn ended, whichever is later. So a
 long backlog of one expert cannot outrank a newcomer of another after each of its own turns, and the head waiter of an
 expert starts within ``quantum + swap + k * (longest lease + swap)`` on one backend, where k is the number of other
-experts waiting or running.
+experts waiting or running, and the quantum is at most ``Pace.most_s``: the open turn closes after one quantum and
+drains; each of the at most k - 1 experts that have waited longer gets one closed turn of one batch.
 """
 
 from __future__ import annotations
@@ -31,68 +33,11 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-__all__ = ["Action", "Backend", "Grant", "Lease", "Reject", "RejectReason", "Request", "Retired", "Scheduler", "Swap"]
+from .actions import Action, Grant, Lease, Reject, RejectReason, Request, Retired, Swap
+from .pace import Pace
+from .slots import Slots
 
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One request for a lease (rule 1). ``width`` is how many slots it needs (OpenAI's ``n``)."""
-
-    id: int
-    expert: str
-    conversation: str
-    client: str
-    arrived_s: float
-    deadline_s: float
-    width: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Lease:
-    """The right to run one request on ``slots`` of ``backend``; given back exactly once."""
-
-    id: int
-    request: Request
-    backend: str
-    slots: tuple[int, ...]
-    granted_s: float
-
-
-class RejectReason(enum.Enum):
-    QUEUE_FULL = "queue_full"
-    CLIENT_QUEUE_FULL = "client_queue_full"
-    DEADLINE = "deadline"
-    SHUTDOWN = "shutdown"
-    TOO_WIDE = "too_wide"
-
-
-@dataclass(frozen=True, slots=True)
-class Grant:
-    lease: Lease
-
-
-@dataclass(frozen=True, slots=True)
-class Swap:
-    """Make ``expert`` the active one on ``backend``, then report ``swap_done``. The backend holds no lease."""
-
-    backend: str
-    expert: str
-
-
-@dataclass(frozen=True, slots=True)
-class Reject:
-    request: Request
-    reason: RejectReason
-
-
-@dataclass(frozen=True, slots=True)
-class Retired:
-    """A retiring backend has drained and is forgotten."""
-
-    backend: str
-
-
-Action = Grant | Swap | Reject | Retired
+__all__ = ["Backend", "Scheduler"]
 
 
 class BackendState(enum.Enum):
@@ -102,33 +47,24 @@ class BackendState(enum.Enum):
 
 
 @dataclass(slots=True)
-class _Slot:
-    lease: int | None = None
-    conversation: str | None = None
-    last_used: int = 0
-
-
-@dataclass(slots=True)
 class Backend:
     """What the scheduler knows of one backend. Read it; only the scheduler writes."""
 
     name: str
-    slots: list[_Slot]
+    slots: Slots
     experts: frozenset[str]
     state: BackendState = BackendState.UP
     active: str | None = None
     swapping_to: str | None = None
     turn_open: bool = True
     retiring: bool = False
-    idle_since: int = 0
+    idle_since: float = 0.0
+    swapped_s: float = 0.0
+    """When its last swap began."""
 
     @property
     def running(self) -> int:
-        return sum(slot.lease is not None for slot in self.slots)
-
-    @property
-    def free(self) -> int:
-        return sum(slot.lease is None for slot in self.slots)
+        return self.slots.running
 
     def grants(self, expert: str) -> bool:
         """Whether it may grant to ``expert`` as far as its state and turn go (rules 2 and 5)."""
@@ -136,7 +72,7 @@ class Backend:
 
     def fits(self, request: Request) -> bool:
         """Whether it could ever run ``request``, whatever it does now."""
-        return request.expert in self.experts and request.width <= len(self.slots)
+        return request.expert in self.experts and request.width <= self.slots.at_once
 
 
 @dataclass(slots=True)
@@ -151,16 +87,19 @@ class _Waiting:
 
 
 class Scheduler:
-    """See the module's docstring. Every event method returns the actions to perform, in order."""
+    """See the module's docstring. Every event method returns the actions to perform, in order.
 
-    def __init__(self, *, quantum_s: float, max_queue: int, max_queue_per_client: int) -> None:
-        self.quantum_s = quantum_s
+    Args:
+        pace: what the engine shows of its speed, and the quantum that follows.
+    """
+
+    def __init__(self, *, pace: Pace, max_queue: int, max_queue_per_client: int) -> None:
+        self.pace = pace
         self.max_queue = max_queue
         self.max_queue_per_client = max_queue_per_client
         self.backends: dict[str, Backend] = {}
         self.leases: dict[int, Lease] = {}
         self._waiting: dict[str, _Waiting] = {}
-        self._tick = 0
         self._next_lease = 0
         self._shutdown = False
 
@@ -177,7 +116,7 @@ class Scheduler:
         """When ``tick`` must be called at the latest: the next deadline or the next end of a quantum after ``now``."""
         times = [request.deadline_s for waiting in self._waiting.values() for request in waiting.requests]
         if any(backend.turn_open and backend.running for backend in self.backends.values()):
-            times += [self._waiting[expert].since() + self.quantum_s for expert in self._unserved()]
+            times += [self._waiting[expert].since() + self.pace.quantum_s for expert in self._unserved()]
         return min((time for time in times if time > now), default=None)
 
     # -- events ---------------------------------------------------------------------------------------------------
@@ -209,24 +148,29 @@ class Scheduler:
         lease = self.leases.pop(lease_id, None)
         if lease is not None:
             backend = self.backends[lease.backend]
-            self._tick += 1
-            for index in lease.slots:
-                slot = backend.slots[index]
-                slot.lease, slot.last_used = None, self._tick
-            backend.idle_since = self._tick
+            backend.slots.give_back(lease.slots, now)
+            backend.idle_since = now
+            self.pace.answered(now - lease.granted_s)
         return self._schedule(now)
 
     def swap_done(self, name: str, now: float) -> list[Action]:
         backend = self.backends.get(name)
         if backend is not None and backend.state is BackendState.SWAPPING:
+            self.pace.swapped(now - backend.swapped_s)
             backend.state, backend.turn_open = BackendState.UP, True
             backend.active, backend.swapping_to = backend.swapping_to, None
         return self._schedule(now)
 
-    def backend_up(self, name: str, slots: int, experts: Iterable[str], now: float) -> list[Action]:
-        """A backend is ready, for the first time or again; nothing is active on it yet."""
+    def backend_up(
+        self, name: str, slots: int, experts: Iterable[str], now: float, at_once: int | None = None
+    ) -> list[Action]:
+        """A backend is ready, for the first time or again; nothing is active on it yet.
+
+        Args:
+            at_once: how many of its slots may be leased at the same time; None for all.
+        """
         self._lose_leases(name)
-        self.backends[name] = Backend(name, [_Slot() for _ in range(slots)], frozenset(experts))
+        self.backends[name] = Backend(name, Slots(slots, at_once or slots), frozenset(experts))
         return self._schedule(now)
 
     def backend_down(self, name: str, now: float) -> list[Action]:
@@ -287,7 +231,7 @@ class Scheduler:
     def _expire(self, now: float) -> list[Action]:
         """Rule 7; and what no backend has slots for must not keep those behind it waiting."""
         actions: list[Action] = []
-        widest = max((len(b.slots) for b in self.backends.values() if not b.retiring), default=None)
+        widest = max((b.slots.at_once for b in self.backends.values() if not b.retiring), default=None)
         for waiting in self._waiting.values():
             for request in list(waiting.requests):
                 too_wide = widest is not None and request.width > widest
@@ -302,21 +246,17 @@ class Scheduler:
         for expert, waiting in self._waiting.items():
             while waiting.requests:
                 request = waiting.requests[0]
-                able = [b for b in self.backends.values() if b.grants(expert) and b.free >= request.width]
+                able = [b for b in self.backends.values() if b.grants(expert) and b.slots.room >= request.width]
                 if not able:
                     break
                 waiting.requests.popleft()
-                actions.append(Grant(self._lease(_fittest(able, request.conversation), request, now)))
+                actions.append(Grant(self._lease(_fittest(able, request), request, now)))
         return actions
 
     def _lease(self, backend: Backend, request: Request, now: float) -> Lease:
-        free = [index for index, slot in enumerate(backend.slots) if slot.lease is None]
-        free.sort(key=lambda i: (backend.slots[i].conversation != request.conversation, backend.slots[i].last_used))
         self._next_lease += 1
-        lease = Lease(self._next_lease, request, backend.name, tuple(free[: request.width]), now)
-        for index in lease.slots:
-            backend.slots[index].lease = lease.id
-            backend.slots[index].conversation = request.conversation
+        slots = backend.slots.take(self._next_lease, request.expert, request.conversation, request.width, now)
+        lease = Lease(self._next_lease, request, backend.name, slots, now)
         self.leases[lease.id] = lease
         return lease
 
@@ -333,7 +273,7 @@ class Scheduler:
         closed = [b.name for b in busy if not b.turn_open]
         for expert in self._unserved():
             # Added up as in next_event_s: a difference can round to less than the quantum at the very time it names.
-            if self._waiting[expert].since() + self.quantum_s > now:
+            if self._waiting[expert].since() + self.pace.quantum_s > now:
                 continue
             able = [b for b in busy if b.active != expert and b.fits(self._head(expert))]
             coming = next((b.name for b in able if b.name in closed), None)
@@ -354,6 +294,7 @@ class Scheduler:
             if backend.active is not None:
                 self._waiting.setdefault(backend.active, _Waiting()).turn_ended_s = now
             backend.state, backend.active, backend.swapping_to = BackendState.SWAPPING, None, able[0]
+            backend.swapped_s = now
             actions.append(Swap(backend.name, able[0]))
         return actions
 
@@ -387,14 +328,9 @@ class Scheduler:
     def _lose_leases(self, name: str) -> None:
         for lease in [lease for lease in self.leases.values() if lease.backend == name]:
             del self.leases[lease.id]
-            for index in lease.slots:
-                self.backends[name].slots[index].lease = None
+            self.backends[name].slots.give_back(lease.slots, lease.granted_s)
 
 
-def _fittest(able: list[Backend], conversation: str) -> Backend:
-    """The backend that last served the conversation on a slot now free, else the one with most free slots."""
-
-    def fitness(backend: Backend) -> tuple[bool, int]:
-        return any(s.lease is None and s.conversation == conversation for s in backend.slots), backend.free
-
-    return max(able, key=fitness)
+def _fittest(able: list[Backend], request: Request) -> Backend:
+    """The backend that holds the conversation's KV on a free slot, else the one with most room."""
+    return max(able, key=lambda b: (b.slots.knows(request.expert, request.conversation), b.slots.room))

@@ -24,7 +24,7 @@ from pydantic_settings import (
 
 from .errors import ConfigError
 
-__all__ = ["Settings", "load_settings"]
+__all__ = ["EngineSettings", "Settings", "load_settings"]
 
 ENV_PREFIX = "GATEWAY_"
 
@@ -56,19 +56,56 @@ class EngineSettings(_Section):
     url: str | None = Field(default=None, pattern=r"^https?://")
     host: str = "127.0.0.1"
     port: int = Field(default=8081, ge=1, le=65535)
-    slots: int = Field(default=4, ge=1, le=256)
+    at_once: int = Field(default=0, ge=0, le=256)
+    slots: int = Field(default=0, ge=0, le=256)
     ctx_per_slot: int = Field(default=4096, ge=256)
     threads: int = Field(default=0, ge=0)
     gpu_layers: int = Field(default=-1, ge=-1)
     thinking: Literal["off", "model"] = "off"
     start_s: float = Field(default=120.0, gt=0)
     allow_unsafe_cache: bool = False
+    experts: tuple[str, ...] | None = None
+    probe_every_s: float = Field(default=60.0, ge=0)
+    backends: tuple[dict[str, Any], ...] = ()
 
     @model_validator(mode="after")
-    def _url_when_url(self) -> EngineSettings:
-        if self.kind == "url" and self.url is None:
+    def _consistent(self) -> EngineSettings:
+        if self.kind == "url" and self.url is None and not self.backends:
             raise ValueError("engine.url is needed when engine.kind is 'url'")
+        if self.slots and self.at_once > self.slots:
+            raise ValueError(f"at_once {self.at_once} is over slots {self.slots}")
+        seen: set[str] = set()
+        for one in self.each():
+            address = one.url if one.kind == "url" else f"http://{one.host}:{one.port}"
+            if address in seen:
+                raise ValueError(f"two backends are at {address}: give each its own url or port")
+            seen.add(str(address))
         return self
+
+    def each(self) -> list[EngineSettings]:
+        """One section for each backend; this one itself when there is only one."""
+        return [self.with_own(own, number) for number, own in enumerate(self.backends)] or [self]
+
+    def with_own(self, own: Mapping[str, Any], number: int = 0) -> EngineSettings:
+        """This section with a backend's own values in it; children get consecutive ports unless they name one.
+
+        Raises:
+            ValueError: an option that a backend cannot have for itself, or a value that is not allowed.
+        """
+        unknown = sorted(set(own) - set(_OWN))
+        if unknown:
+            raise ValueError(f"a backend cannot have its own {unknown[0]!r}; allowed: {', '.join(_OWN)}")
+        shared = self.model_dump(exclude={"backends"})
+        try:
+            return EngineSettings.model_validate({**shared, "port": self.port + number, **own})
+        except ValidationError as error:
+            raise ValueError(f"backend {number}: {_describe(error, None)}") from error
+
+
+_OWN = (
+    *("kind", "url", "binary", "binary_args", "host", "port", "threads", "gpu_layers"),
+    *("at_once", "slots", "ctx_per_slot", "experts", "allow_unsafe_cache"),
+)
 
 
 class ExpertsSettings(_Section):
@@ -87,7 +124,8 @@ class RouterSettings(_Section):
 
 class SchedulerSettings(_Section):
     strategy: Literal["scale_api", "per_request"] = "scale_api"
-    quantum_s: float = Field(default=2.0, gt=0)
+    quantum_s: float = Field(default=10.0, gt=0)
+    quantum_answers: float = Field(default=4.0, ge=0)
     max_queue: int = Field(default=256, ge=1)
     max_queue_per_client: int = Field(default=64, ge=1)
     queue_timeout_s: float = Field(default=60.0, gt=0)

@@ -21,6 +21,7 @@ from gateway.engine import Engine, EngineConfig
 from gateway.errors import BackendStartError, BackendUnavailable, ConfigError
 from gateway.experts import BASE, MANIFEST_FILE, Expert, load_expert
 from gateway.leases import LeasePool
+from gateway.pace import Pace
 from gateway.process import LaunchSpec
 from gateway.scheduler import Scheduler
 
@@ -41,7 +42,7 @@ def opened(session: aiohttp.ClientSession, launch: Callable[..., LaunchSpec]) ->
     ) -> AsyncIterator[tuple[Engine, LeasePool]]:
         config = EngineConfig("embedded", launch(**spec), start_s=START_S)
         engine = Engine(config, session, on_refused=on_refused)
-        scheduler = Scheduler(quantum_s=1, max_queue=100, max_queue_per_client=100)
+        scheduler = Scheduler(pace=Pace(1), max_queue=100, max_queue_per_client=100)
         pool = LeasePool(scheduler, on_down=engine.report_failure, on_retired=engine.retired)
         try:
             if experts is not None:
@@ -247,7 +248,7 @@ async def test_a_binary_that_is_not_there_is_one_clear_line(
     session: aiohttp.ClientSession, launch: Callable[..., LaunchSpec]
 ) -> None:
     engine = Engine(EngineConfig("binary", launch(), executable="no-such-llama-server"), session)
-    pool = LeasePool(Scheduler(quantum_s=1, max_queue=10, max_queue_per_client=10))
+    pool = LeasePool(Scheduler(pace=Pace(1), max_queue=10, max_queue_per_client=10))
     with pytest.raises(ConfigError, match="cannot run 'no-such-llama-server': No such file"):
         await engine.start(pool, [])
     await engine.aclose()

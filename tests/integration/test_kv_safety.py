@@ -25,6 +25,7 @@ from gateway.errors import ConfigError
 from gateway.experts import BASE, Expert
 from gateway.kv_probe import kv_is_safe
 from gateway.leases import LeasePool
+from gateway.pace import Pace
 from gateway.process import LaunchSpec
 from gateway.scheduler import Scheduler
 
@@ -112,7 +113,7 @@ def pattern(names: Sequence[str], count: int) -> list[tuple[str, str]]:
 
 @asynccontextmanager
 async def running(backend: Backend) -> Any:
-    pool = LeasePool(Scheduler(quantum_s=0.3, max_queue=100, max_queue_per_client=100))
+    pool = LeasePool(Scheduler(pace=Pace(0.3), max_queue=100, max_queue_per_client=100))
     props = await backend.load_props()
     assert await backend.load_adapters() == []
     pool.backend_up(backend.name, backend, slots=props.slots, experts=backend.experts)
@@ -182,7 +183,7 @@ async def test_an_unsafe_server_of_somebody_else_is_refused_or_used_without_prom
     with engine_server(spec, tmp_path / "engine.log") as url:
         config = EngineConfig("url", None, url=url, api_key=spec.api_key, allow_unsafe_cache=allowed)
         engine = Engine(config, session)
-        pool = LeasePool(Scheduler(quantum_s=1, max_queue=10, max_queue_per_client=10))
+        pool = LeasePool(Scheduler(pace=Pace(1), max_queue=10, max_queue_per_client=10))
         try:
             if not allowed:
                 with pytest.raises(ConfigError, match=r"reuses one expert's KV cache for another.*--cache-ram 0"):
@@ -204,7 +205,7 @@ async def test_an_unsafe_server_of_somebody_else_is_refused_or_used_without_prom
 async def test_a_server_that_is_not_there_is_one_clear_line(session: aiohttp.ClientSession, pair: list[Expert]) -> None:
     url = f"http://127.0.0.1:{free_port('127.0.0.1')}"
     engine = Engine(EngineConfig("url", None, url=url, start_s=0.5), session)
-    pool = LeasePool(Scheduler(quantum_s=1, max_queue=10, max_queue_per_client=10))
+    pool = LeasePool(Scheduler(pace=Pace(1), max_queue=10, max_queue_per_client=10))
     with pytest.raises(Exception, match=f"{url}: no healthy llama-server within 0.5 s"):
         await engine.start(pool, pair)
     await engine.aclose()

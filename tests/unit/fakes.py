@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import yaml
 
+from gateway.actions import Request
 from gateway.backend import Props
 from gateway.base import BaseIdentity
 from gateway.errors import GatewayError
 from gateway.experts import ADAPTER_FILE, MANIFEST_FILE
-from gateway.scheduler import Request
 from router import Reason, RouteDecision, RouterError
 
 __all__ = [

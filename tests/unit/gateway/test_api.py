@@ -23,6 +23,7 @@ from gateway.errors import BackendUnavailable
 from gateway.experts import ExpertRegistry, Rejected, load_expert
 from gateway.leases import LeasePool
 from gateway.metrics import Metrics
+from gateway.pace import Pace
 from gateway.relay import Limits, Relay
 from gateway.scheduler import Scheduler
 from gateway.selection import Selector
@@ -49,7 +50,7 @@ class World:
         self.router = FakeRouter("baking", "cycling", failure=more.pop("failure", None))
         router = self.router if more.pop("routed", True) else None
         queue = more.pop("queue", 9)
-        self.pool = LeasePool(Scheduler(quantum_s=1.0, max_queue=queue, max_queue_per_client=queue))
+        self.pool = LeasePool(Scheduler(pace=Pace(1.0), max_queue=queue, max_queue_per_client=queue))
         self.pool.backend_up("b0", self.backend, slots=1, experts={"base", *experts})
         self.reloads = 0
         facts: dict[str, Any] = {

@@ -14,6 +14,7 @@ from unit.fakes import ManualClock, ScriptedActivator
 
 from gateway.errors import BackendError, GatewayError, InvalidRequest, LeaseTimeout, QueueFull, ShuttingDown
 from gateway.leases import HeldLease, LeasePool
+from gateway.pace import Pace
 from gateway.scheduler import Scheduler
 
 NOTHING_HELD = "<LeasePool queued=0 leases=0 waiters=0 swaps=0>"
@@ -42,7 +43,7 @@ class World:
         self.down: list[str] = []
         self.retired: list[str] = []
         self.pool = LeasePool(
-            Scheduler(quantum_s=quantum, max_queue=queue, max_queue_per_client=client),
+            Scheduler(pace=Pace(quantum, answers=0), max_queue=queue, max_queue_per_client=client),
             observer=self.observer,
             on_down=self.down.append,
             on_retired=self.retired.append,

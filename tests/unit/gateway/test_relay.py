@@ -22,6 +22,7 @@ from gateway.errors import (
     LeaseTimeout,
 )
 from gateway.leases import LeasePool
+from gateway.pace import Pace
 from gateway.relay import Answer, Limits, Relay, error_event
 from gateway.scheduler import Scheduler
 from gateway.schemas import Shape, parse_completion
@@ -40,7 +41,7 @@ SELECTION = Selection("auto", "baking", "routed", 0.9, 0.001, {})
 class World:
     def __init__(self, *backends: ScriptedBackend, limits: Limits | None = None) -> None:
         self.engine = FakeEngine({f"b{number}": backend for number, backend in enumerate(backends)})
-        self.pool = LeasePool(Scheduler(quantum_s=1.0, max_queue=9, max_queue_per_client=9))
+        self.pool = LeasePool(Scheduler(pace=Pace(1.0), max_queue=9, max_queue_per_client=9))
         for name, backend in self.engine.backends.items():
             self.pool.backend_up(name, backend, slots=1, experts={"base", "baking"})
         self.relay = Relay(self.pool, cast("Engine", self.engine), limits or Limits(60.0, 60.0))

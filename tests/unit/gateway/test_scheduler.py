@@ -9,17 +9,24 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from simulator import Arrival, Simulator
 from unit.fakes import request
-from unit.simulator import Arrival, Simulator
 
-from gateway.scheduler import Action, Grant, Lease, Reject, RejectReason, Request, Retired, Scheduler, Swap
+from gateway.actions import Action, Grant, Lease, Reject, RejectReason, Request, Retired, Swap
+from gateway.pace import Pace
+from gateway.scheduler import Scheduler
 
 EXPERTS = frozenset("abcd")
 
 
+def empty(quantum: float, queue: int = 1000, client: int = 1000, answers: float = 0) -> Scheduler:
+    """No backend yet; the quantum is fixed unless ``answers`` says otherwise."""
+    return Scheduler(pace=Pace(quantum, answers), max_queue=queue, max_queue_per_client=client)
+
+
 def scheduler(*, slots: Sequence[int] = (2,), quantum: float = 5.0, queue: int = 100, client: int = 100) -> Scheduler:
     """A scheduler with a backend ``b0``, ``b1``… for each number of slots; nothing active yet."""
-    made = Scheduler(quantum_s=quantum, max_queue=queue, max_queue_per_client=client)
+    made = empty(quantum, queue, client)
     for number, count in enumerate(slots):
         made.backend_up(f"b{number}", count, EXPERTS, 0.0)
     return made
@@ -64,9 +71,9 @@ def test_rule_2_a_new_conversation_gets_the_least_recently_used_slot() -> None:
     made, first = active(slots=3)
     (second,) = leases(made.submit(request(1), 0.0))
     (third,) = leases(made.submit(request(2), 0.0))
-    for lease in (third, first, second):
-        made.release(lease.id, 1.0)
-    assert leases(made.submit(request(3), 2.0))[0].slots == third.slots
+    for at, lease in enumerate((third, first, second), 1):
+        made.release(lease.id, float(at))
+    assert leases(made.submit(request(3), 4.0))[0].slots == third.slots
 
 
 def test_rule_2_a_conversation_goes_to_the_backend_that_knows_it() -> None:
@@ -122,7 +129,7 @@ def test_rule_3_the_backend_idle_for_longest_is_swapped() -> None:
 
 
 def test_rule_3_an_expert_that_a_backend_lacks_is_not_swapped_in() -> None:
-    made = Scheduler(quantum_s=5.0, max_queue=9, max_queue_per_client=9)
+    made = empty(5.0)
     made.backend_up("b0", 1, {"a"}, 0.0)
     assert made.submit(request(1, "b"), 0.0) == []
     assert made.backend_up("b1", 1, {"b"}, 1.0) == [Swap("b1", "b")]
@@ -503,17 +510,28 @@ thorough = settings(max_examples=120, deadline=None, suppress_health_check=[Heal
     steps=steps,
     slots=st.lists(st.integers(1, 4), min_size=1, max_size=3),
     quantum=tenths(1, 40),
+    answers=st.sampled_from([0.0, 1.0, 4.0]),
     swap_s=tenths(0, 5),
+    idle_slots=st.integers(0, 4),
     queue=st.integers(1, 12),
     per_client=st.integers(1, 12),
     stop=st.booleans(),
 )
 def test_every_promise_holds_whatever_happens(
-    steps: list[Step], slots: list[int], quantum: float, swap_s: float, queue: int, per_client: int, stop: bool
+    steps: list[Step],
+    slots: list[int],
+    quantum: float,
+    answers: float,
+    swap_s: float,
+    idle_slots: int,
+    queue: int,
+    per_client: int,
+    stop: bool,
 ) -> None:
-    world = Simulator(Scheduler(quantum_s=quantum, max_queue=queue, max_queue_per_client=per_client), swap_s=swap_s)
+    world = Simulator(empty(quantum, queue, per_client, answers), swap_s=swap_s)
     for number, count in enumerate(slots):
-        world.up(f"b{number}", count, EXPERTS - frozenset("d" if number == 1 else ""))
+        experts = EXPERTS - frozenset("d" if number == 1 else "")
+        world.up(f"b{number}", count + idle_slots, experts, at_once=count)
     for number, step in enumerate(steps):
         world.run_until(world.now + step.pause_s)
         _perform(world, step, slots, number)
@@ -541,12 +559,18 @@ def _perform(world: Simulator, step: Step, slots: list[int], number: int) -> Non
 
 
 @thorough
-@given(steps=steps, slots=st.integers(3, 4), quantum=tenths(1, 40), swap_s=tenths(0, 5))
+@given(
+    steps=steps,
+    slots=st.integers(3, 4),
+    quantum=tenths(1, 40),
+    answers=st.sampled_from([0.0, 1.0, 4.0]),
+    swap_s=tenths(0, 5),
+)
 def test_the_head_waiter_of_an_expert_starts_within_the_bound(
-    steps: list[Step], slots: int, quantum: float, swap_s: float
+    steps: list[Step], slots: int, quantum: float, answers: float, swap_s: float
 ) -> None:
     """On one backend: quantum + swap + k * (longest lease + swap), k the other experts."""
-    world = Simulator(Scheduler(quantum_s=quantum, max_queue=1000, max_queue_per_client=1000), swap_s=swap_s)
+    world = Simulator(empty(quantum, answers=answers), swap_s=swap_s)
     world.up("b0", slots, EXPERTS)
     for number, step in enumerate(steps):
         world.run_until(world.now + step.pause_s)
@@ -577,7 +601,7 @@ def test_saturated_experts_all_get_turns_and_swap_no_more_than_they_must(
     slots: tuple[int, ...], experts: str, clients: int
 ) -> None:
     quantum, service_s, swap_s = 2.0, 0.5, 0.05
-    world = Simulator(Scheduler(quantum_s=quantum, max_queue=1000, max_queue_per_client=1000), swap_s=swap_s)
+    world = Simulator(empty(quantum), swap_s=swap_s)
     for number, count in enumerate(slots):
         world.up(f"b{number}", count, EXPERTS)
     _saturated(world, experts, seconds=60.0, service_s=service_s, clients_each=clients)
@@ -591,7 +615,7 @@ def test_saturated_experts_all_get_turns_and_swap_no_more_than_they_must(
 
 
 def test_one_expert_alone_swaps_once() -> None:
-    world = Simulator(Scheduler(quantum_s=0.1, max_queue=1000, max_queue_per_client=1000), swap_s=0.05)
+    world = Simulator(empty(0.1), swap_s=0.05)
     world.up("b0", 2, EXPERTS)
     _saturated(world, "a", seconds=20.0, service_s=0.3, clients_each=6)
     assert world.swaps == 1

@@ -9,7 +9,8 @@ import heapq
 import itertools
 from dataclasses import dataclass, field
 
-from gateway.scheduler import Action, Grant, Lease, Reject, RejectReason, Request, Retired, Scheduler, Swap
+from gateway.actions import Action, Grant, Lease, Reject, RejectReason, Request, Retired, Swap
+from gateway.scheduler import Scheduler
 
 __all__ = ["Arrival", "Simulator", "Truth"]
 
@@ -34,6 +35,7 @@ class Truth:
 
     slots: int
     experts: frozenset[str]
+    at_once: int
     active: str | None = None
     swapping_to: str | None = None
     up: bool = True
@@ -42,7 +44,7 @@ class Truth:
     held: dict[int, int] = field(default_factory=dict)  # slot -> lease id
 
     def fits(self, request: Request) -> bool:
-        return request.expert in self.experts and request.width <= self.slots
+        return request.expert in self.experts and request.width <= self.at_once
 
     @property
     def in_service(self) -> bool:
@@ -64,11 +66,13 @@ class Simulator:
     """(expert, seconds from when a request was at the head, and its expert out of its own turn, to its grant)."""
     own_waits: list[tuple[str, float]] = field(default_factory=list)
     """The same, counted from when the request came to the head, whatever its expert was doing."""
+    grant_wait: list[float] = field(default_factory=list)
+    """Seconds from each granted request's arrival to its grant."""
     swaps: int = 0
     stopped: bool = False
     carried: set[int] = field(default_factory=set)
     """Requests that a swap was made for as they came: the queue's limits do not count them."""
-    _services: dict[int, float] = field(default_factory=dict)
+    _arrivals: dict[int, Arrival] = field(default_factory=dict)
     _queues: dict[str, list[Request]] = field(default_factory=dict)
     _head_since: dict[str, float] = field(default_factory=dict)
     _turn_ended: dict[str, float] = field(default_factory=dict)
@@ -83,7 +87,7 @@ class Simulator:
         deadline = self.now + what.wait_s
         request = Request(id_, what.expert, conversation, what.client, self.now, deadline, what.width)
         self.requests.append(request)
-        self._services[id_] = what.service_s
+        self._arrivals[id_] = what
         self._queues.setdefault(what.expert, []).append(request)
         actions = self.scheduler.submit(request, self.now)
         if any(isinstance(action, Swap) and action.expert == request.expert for action in actions):
@@ -100,11 +104,11 @@ class Simulator:
             self._leave(request)
             self._handle(self.scheduler.cancel(request, self.now))
 
-    def up(self, name: str, slots: int, experts: frozenset[str]) -> None:
+    def up(self, name: str, slots: int, experts: frozenset[str], at_once: int | None = None) -> None:
         life = self.backends[name].life + 1 if name in self.backends else 0
         self._lose(name)
-        self.backends[name] = Truth(slots, experts, life=life)
-        self._handle(self.scheduler.backend_up(name, slots, experts, self.now))
+        self.backends[name] = Truth(slots, experts, at_once or slots, life=life)
+        self._handle(self.scheduler.backend_up(name, slots, experts, self.now, at_once))
 
     def down(self, name: str) -> None:
         truth = self.backends.get(name)
@@ -229,7 +233,13 @@ class Simulator:
         if self._queues[request.expert]:
             self._head_since[request.expert] = self.now
         self.granted[request.id] = lease
-        self._later(self._services[request.id], "served", request.id)
+        assert len(truth.held) <= truth.at_once, "more at once than allowed"
+        self.grant_wait.append(self.now - request.arrived_s)
+        self._serve(lease)
+
+    def _serve(self, lease: Lease) -> None:
+        """An answer begins: it ends after its own time, whatever else runs."""
+        self._later(self._arrivals[lease.request.id].service_s, "served", lease.request.id)
 
     def _swap(self, name: str, expert: str) -> None:
         truth = self.backends[name]
@@ -283,7 +293,7 @@ class Simulator:
         if not truth.held:
             assert not heads, f"{name} is idle and {[h.expert for h in heads]} wait"
         elif self.scheduler.backends[name].turn_open:
-            free = truth.slots - len(truth.held)
+            free = truth.at_once - len(truth.held)
             able = [h.id for h in heads if h.expert == truth.active and h.width <= free]
             assert not able, f"{name} has room and {able} wait"
 
@@ -298,7 +308,7 @@ class Simulator:
             return max(head.arrived_s, self._turn_ended.get(head.expert, float("-inf")))
 
         unserved = [h for h in heads if not any(t.active == h.expert and t.fits(h) for t in open_)]
-        overdue = [h for h in unserved if self.now - since(h) > self.scheduler.quantum_s + _EPSILON]
+        overdue = [h for h in unserved if self.now - since(h) > self.scheduler.pace.quantum_s + _EPSILON]
         for head in overdue:
             others = [t for t in open_ if t.held and t.fits(head)]
             if others and len(overdue) == 1:
