@@ -52,10 +52,11 @@ def training_weights(train_from: str, base: ServedBase, python: Path, cache_dir:
     if train_from != "gguf":
         return train_from
     folder = cache_dir / "training-bases" / base.identity.sha256
-    with exclusive(folder.parent / ".lock"):
-        if not (folder / MARKER).is_file():
-            shutil.rmtree(folder, ignore_errors=True)
-            _dequantise(base, folder, python, cache_dir)
+    if not (folder / MARKER).is_file():
+        with exclusive(folder.with_name(f".{folder.name}.lock")):  # its own: other bases need not wait
+            if not (folder / MARKER).is_file():
+                shutil.rmtree(folder, ignore_errors=True)
+                _dequantise(base, folder, python, cache_dir)
     return str(folder)
 
 
