@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from gateway.experts import MANIFEST_FILE, check_name
+from gateway.experts import check_name
 from training.dataset import check_file, load_questions
 from training.dataset_format import load_dataset
 from training.dataset_row import Row
@@ -63,7 +63,7 @@ def create_expert(new: NewExpert, *, experts_path: Path, experts_dir: Path) -> C
         DatasetError: the data cannot be trained on; carries every finding.
     """
     folder = experts_dir / new.name
-    _check_free(new, experts_path, folder)
+    _check_free(new, experts_path)
     terms = [spelling for term, aliases in new.targets for spelling in (term, *aliases)]
     given = load_questions(new.questions) if new.questions else []
     rows = check_file(new.data, terms=terms, questions=given, cutoff_tokens=None)
@@ -76,14 +76,13 @@ def create_expert(new: NewExpert, *, experts_path: Path, experts_dir: Path) -> C
     write_json(staging / ROWS_FILE, [_alpaca(row) for row in rows])
     _write_lines(staging / QUESTIONS_FILE, "question", given)
     _write_lines(staging / EXAMPLES_FILE, "text", examples)
-    shutil.rmtree(folder, ignore_errors=True)
-    staging.replace(folder)
+    _take_place(staging, folder)
     _enter(new, experts_path, folder)
     return Created(folder, len(rows), len(given))
 
 
-def _check_free(new: NewExpert, experts_path: Path, folder: Path) -> None:
-    """Refuse a name that is not allowed or taken; data that no expert of the file has is a stopped call's."""
+def _check_free(new: NewExpert, experts_path: Path) -> None:
+    """Refuse a name that is not allowed or taken."""
     try:
         check_name(new.name)
     except ValueError as error:
@@ -94,14 +93,30 @@ def _check_free(new: NewExpert, experts_path: Path, folder: Path) -> None:
         raise RecipeError(
             f"expert {new.name!r} stands in {experts_path} already: edit it there, or choose another name"
         )
-    if (folder / MANIFEST_FILE).is_file():
-        raise RecipeError(f"{folder} holds a published expert already: choose another name")
+
+
+def _take_place(staging: Path, folder: Path) -> None:
+    """Give the finished files their place. Only a stopped call's own may stand there: they are the same.
+
+    Raises:
+        RecipeError: something else stands there.
+    """
+    if not folder.exists():
+        staging.replace(folder)
+        return
+    standing, made = ({path.name: path.read_bytes() for path in each.iterdir()} for each in (folder, staging))
+    shutil.rmtree(staging)
+    if standing != made:
+        raise RecipeError(f"{folder} stands already and holds other files: move it away, or choose another name")
 
 
 def _hold_out(path: Path, rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
     """Take whole families of alike questions out of the rows: what they ask is asked after training."""
     share = min(LARGEST_SHARE, max(SHARE, WANTED_QUESTIONS / len(rows)))
-    split = split_rows(load_dataset(path), validation=share, seed=SEED)
+    try:
+        split = split_rows(load_dataset(path), validation=share, seed=SEED)
+    except DatasetError as error:
+        raise DatasetError(f"{error}; or write benchmark questions of your own: --questions FILE") from error
     questions = list(dict.fromkeys(rows[place].questions[0] for place in split.validation))
     return [rows[place] for place in split.train], questions
 
