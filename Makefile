@@ -40,7 +40,7 @@ format: dev-env
 	$(BIN)/ruff format .
 
 experts: train-env
-	$(BIN)/pointsman build $(RECIPE)
+	$(BIN)/pointsman pipeline $(RECIPE)
 
 # The held-out questions of benchmarks/data/acceptance.jsonl, through a gateway of its own, with the openai SDK.
 acceptance: dev-env

@@ -1,7 +1,8 @@
 """The command line: every subcommand, no logic.
 
-``pointsman serve | route | experts | pull | train | convert | publish | router``. A subcommand loads its modules when
-it runs, so ``--help`` and ``serve`` stay light. Exit codes: 0 done, 1 failed, 2 a mistake in the command or its input.
+``pointsman serve | route | experts | pull | router | new | pipeline | train | convert | publish``. A subcommand loads
+its modules when it runs, so ``--help`` and ``serve`` stay light. Exit codes: 0 done, 1 failed, 2 a mistake in the
+command or its input.
 """
 
 from __future__ import annotations
@@ -194,13 +195,14 @@ def _router_evaluate(given: argparse.Namespace) -> int:
 
 def _add_training(commands: Any) -> None:
     for name, text in (
+        ("new", "make an expert of somebody's data: checked, split, entered in the experts file"),
+        ("pipeline", "check, train, convert, measure and publish, for one expert or all; resumable"),
         ("train", "train an expert's adapter with LlamaFactory"),
         ("convert", "convert a run's adapter to GGUF"),
         ("check", "check a converted run in the real engine"),
         ("rollback", "bring back an expert's previous version"),
         ("measure", "ask a converted run its benchmark questions in the real engine"),
         ("publish", "move a measured run into experts/ and tell the running gateway"),
-        ("build", "train, convert, measure and publish, for one expert or all"),
         ("dataset", "check, measure, split and generate training data"),
         ("benchmark", "measure published experts against the base model, with a report"),
     ):

@@ -1,4 +1,4 @@
-"""The training commands: train, convert, measure, publish, build. `pointsman` offers them under the same names.
+"""The training commands: from data to a served expert in one, or step by step. `pointsman` offers them by these names.
 
 No logic: arguments in, one line out, a user's mistake as one line and exit code 2.
 """
@@ -6,6 +6,7 @@ No logic: arguments in, one line out, a user's mistake as one line and exit code
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,12 +16,15 @@ from gateway.errors import GatewayError
 from training.convert import convert
 from training.convert_checks import check_run
 from training.description import load_descriptions
-from training.errors import TrainError, TrainingError
+from training.errors import DatasetError, RecipeError, TrainError, TrainingError
 from training.measure import measure_run
-from training.pipeline import build
-from training.publish import publish, rollback
+from training.new_expert import NewExpert, create_expert
+from training.pipeline import Places, pipeline
+from training.plan import render_plan
+from training.publish import MINIMUM_HIT_RATE, publish, rollback
 from training.reload import reload_gateway
-from training.trainer import train
+from training.resume import resume
+from training.trainer import prepare, train
 
 __all__ = ["main"]
 
@@ -36,14 +40,9 @@ def parse_arguments(words: Sequence[str] | None) -> argparse.Namespace:
     add("--gateway", default="http://127.0.0.1:8080", metavar="URL", help="told after publishing (%(default)s)")
     parser = argparse.ArgumentParser(prog="pointsman", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, text in (
-        ("train", "train an expert's adapter with LlamaFactory; prints the run's directory"),
-        ("build", "train, convert, measure and publish"),
-    ):
-        command = commands.add_parser(name, parents=[common], help=text)
-        command.add_argument("recipe", type=Path)
-        many = "may stand several times; default: all" if name == "build" else "a name in the experts file"
-        command.add_argument("--expert", action="append", required=name == "train", help=many)
+    _add_new(commands.add_parser("new", parents=[common], help="a new expert from somebody's data"))
+    _add_pipeline(commands.add_parser("pipeline", parents=[common], help="all steps, from data to a served expert"))
+    _add_train(commands.add_parser("train", parents=[common], help="train an adapter; prints the run's directory"))
     for name, text in (
         ("convert", "the run's adapter to GGUF"),
         ("check", "compare the converted adapter and its prompt with what was trained, in the real engine"),
@@ -54,20 +53,62 @@ def parse_arguments(words: Sequence[str] | None) -> argparse.Namespace:
         command.add_argument("run", type=Path, help="a run's directory")
         if name in ("convert", "check", "measure"):
             command.add_argument("--threads", type=int, help="of the engine; default: one for each core")
+        if name == "convert":
+            command.add_argument("--outtype", choices=("f16", "f32", "q8_0"), help="default: the recipe's")
+        if name == "publish":
+            _add_minimum(command)
     command = commands.add_parser("rollback", parents=[common], help="bring back an expert's previous version")
     command.add_argument("name", help="the expert")
     return parser.parse_args(words)
 
 
+def _add_new(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("name", help="lower-case letters, digits, hyphens")
+    add("--data", type=Path, required=True, metavar="FILE", help="Alpaca, ShareGPT or OpenAI messages; JSON or JSONL")
+    add("--target", action="append", required=True, metavar="TERM[,ALIAS…]", help="must be mentioned; may be repeated")
+    add("--title", help="default: the name")
+    add("--description", help="default: made of title and target")
+    add("--system-prompt", metavar="TEXT", help="put before a conversation that has none")
+    add("--questions", type=Path, metavar="FILE", help="benchmark questions; default: held out of the data")
+    add("--examples", type=Path, metavar="FILE", help="for the router; default: the questions of the data")
+
+
+def _add_pipeline(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("recipe", type=Path)
+    add("--expert", action="append", metavar="NAME", help="may stand several times; default: all")
+    add("--restart", action="store_true", help="begin anew, whatever an earlier call left unfinished")
+    add("--as-begun", action="store_true", help="go on with what unfinished runs began with, whatever was edited since")
+    _add_minimum(command)
+
+
+def _add_train(command: argparse.ArgumentParser) -> None:
+    add = command.add_argument
+    add("recipe", type=Path, nargs="?")
+    add("--expert", action="append", metavar="NAME", help="a name in the experts file; may stand several times")
+    add("--dry-run", action="store_true", help="print tokens, steps, parameters, memory and time; train nothing")
+    add("--json", action="store_true", help="with --dry-run: one JSON object")
+    add("--resume", type=Path, metavar="RUN", help="go on with a run from its last checkpoint")
+    add("--as-begun", action="store_true", help="with --resume: with what the run began with, whatever was edited")
+
+
+def _add_minimum(command: argparse.ArgumentParser) -> None:
+    text = "hit rate on its questions below which nothing is published (%(default)s)"
+    command.add_argument("--minimum-hit-rate", type=float, default=MINIMUM_HIT_RATE, metavar="0-1", help=text)
+
+
 def execute(given: argparse.Namespace) -> None:
     """Run one command and print what it made."""
     match given.command:
+        case "new":
+            _new(given)
+        case "pipeline":
+            _pipeline(given)
         case "train":
-            for expert in given.expert:
-                paths = {"experts_path": given.experts_file, "runs_dir": given.runs_dir, "cache_dir": given.cache_dir}
-                print(train(given.recipe, expert=expert, **paths).folder)
+            _train(given)
         case "convert":
-            print(convert(given.run, cache_dir=given.cache_dir, threads=given.threads))
+            print(convert(given.run, outtype=given.outtype, cache_dir=given.cache_dir, threads=given.threads))
         case "check":
             parity = check_run(given.run, threads=given.threads)["parity"]
             print(f"passed: {parity['mean_difference']} nats, top-1 {parity['top1_agreement']:.1%}")
@@ -75,33 +116,77 @@ def execute(given: argparse.Namespace) -> None:
             measurement = measure_run(given.run, threads=given.threads)
             print(f"expert {measurement.rate('expert')}; base {measurement.rate('base')}")
         case "publish":
-            manifest = publish(given.run, experts_dir=given.experts_dir)
+            manifest = publish(given.run, experts_dir=given.experts_dir, minimum_hit_rate=given.minimum_hit_rate)
             print(f"published {manifest.name} {manifest.version}; {reload_gateway(given.gateway, given.cache_dir)}")
         case "rollback":
             manifest = rollback(given.name, given.experts_dir)
             print(f"{manifest.name} is {manifest.version} again; {reload_gateway(given.gateway, given.cache_dir)}")
-        case "build":
-            manifests = build(
-                given.recipe,
-                given.expert or load_descriptions(given.experts_file),
-                experts_path=given.experts_file,
-                experts_dir=given.experts_dir,
-                runs_dir=given.runs_dir,
-                cache_dir=given.cache_dir,
+
+
+def _new(given: argparse.Namespace) -> None:
+    targets = [[part.strip() for part in words.split(",") if part.strip()] for words in given.target]
+    new = NewExpert(
+        name=given.name,
+        data=given.data,
+        targets=tuple((first, tuple(rest)) for first, *rest in filter(None, targets)),
+        title=given.title,
+        description=given.description,
+        system_prompt=given.system_prompt,
+        questions=given.questions,
+        examples=given.examples,
+    )
+    created = create_expert(new, experts_path=given.experts_file, experts_dir=given.experts_dir)
+    print(f"{created.folder}: {created.rows} rows to train on, {created.questions} questions to ask afterwards")
+    print(f"next: pointsman pipeline configs/recipes/smollm2.yaml --expert {new.name}")
+
+
+def _pipeline(given: argparse.Namespace) -> None:
+    places = Places(given.experts_file, given.experts_dir, given.runs_dir, given.cache_dir, given.gateway)
+    manifests = pipeline(
+        given.recipe,
+        given.expert or load_descriptions(given.experts_file),
+        places,
+        restart=given.restart,
+        as_begun=given.as_begun,
+        minimum_hit_rate=given.minimum_hit_rate,
+    )
+    print(f"published {', '.join(f'{manifest.name} {manifest.version}' for manifest in manifests)}")
+
+
+def _train(given: argparse.Namespace) -> None:
+    if given.resume is not None:
+        if given.recipe or given.expert or given.dry_run:
+            raise RecipeError(
+                "--resume takes its recipe and expert from the run: leave RECIPE, --expert, --dry-run out"
             )
-            names = ", ".join(manifest.name for manifest in manifests)
-            print(f"published {names}; {reload_gateway(given.gateway, given.cache_dir)}")
+        print(resume(given.resume, as_begun=given.as_begun).folder)
+        return
+    if given.recipe is None or not given.expert:
+        raise RecipeError("name a recipe and --expert NAME, or --resume RUN")
+    paths = {"experts_path": given.experts_file, "cache_dir": given.cache_dir}
+    for expert in given.expert:
+        if given.dry_run:
+            plan = prepare(given.recipe, expert=expert, **paths).plan
+            print(json.dumps(plan.as_json()) if given.json else render_plan(plan))
+        else:
+            print(train(given.recipe, expert=expert, runs_dir=given.runs_dir, **paths).folder)
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     try:
         execute(parse_arguments(words))
+    except DatasetError as error:
+        print(f"pointsman: {error.headline}", *error.findings, sep="\n  ", file=sys.stderr)
+        return 2
     except (TrainingError, GatewayError) as error:
         if isinstance(error, TrainError) and error.log_tail:
             print(error.log_tail, file=sys.stderr)
         print(f"pointsman: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("pointsman: interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -6,20 +6,19 @@ Owns the dequantised copy in the cache, one for each GGUF. Where the GGUF comes 
 from __future__ import annotations
 
 import shutil
-import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.base import BaseIdentity, Kind, gguf_identity, gguf_info, resolve
 from gateway.download import exclusive
 from gateway.errors import GatewayError
-from training.environment import child_environment
+from training.children import CHILD_SCRIPTS, run_child
 from training.errors import SetupError, TrainError
 from training.files import write_json
 
 __all__ = ["ServedBase", "find_served_base", "training_weights"]
 
-PREPARE_SCRIPT = Path(__file__).parent / "child" / "prepare_base.py"
+PREPARE_SCRIPT = CHILD_SCRIPTS / "prepare_base.py"
 MARKER = "prepared.json"
 
 
@@ -53,10 +52,11 @@ def training_weights(train_from: str, base: ServedBase, python: Path, cache_dir:
     if train_from != "gguf":
         return train_from
     folder = cache_dir / "training-bases" / base.identity.sha256
-    with exclusive(folder.parent / ".lock"):
-        if not (folder / MARKER).is_file():
-            shutil.rmtree(folder, ignore_errors=True)
-            _dequantise(base, folder, python, cache_dir)
+    if not (folder / MARKER).is_file():
+        with exclusive(folder.with_name(f".{folder.name}.lock")):  # its own: other bases need not wait
+            if not (folder / MARKER).is_file():
+                shutil.rmtree(folder, ignore_errors=True)
+                _dequantise(base, folder, python, cache_dir)
     return str(folder)
 
 
@@ -64,15 +64,9 @@ def _dequantise(base: ServedBase, folder: Path, python: Path, cache_dir: Path) -
     folder.mkdir(parents=True)
     spec = folder / "spec.json"
     write_json(spec, {"gguf": str(base.path), "output_dir": str(folder)})
-    child = subprocess.run(
-        [str(python), str(PREPARE_SCRIPT), str(spec)],
-        env=child_environment(),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if child.returncode:
-        raise TrainError(f"{base.path} could not be dequantised", "\n".join(child.stderr.splitlines()[-15:]))
+    returncode, written = run_child(python, PREPARE_SCRIPT, str(spec))
+    if returncode:
+        raise TrainError(f"{base.path} could not be dequantised", "\n".join(written.splitlines()[-15:]))
     template = gguf_info(base.path, cache_dir).chat_template
     written = (folder / "chat_template.jinja").read_text(encoding="utf-8") if template else ""
     if written != template:

@@ -6,16 +6,15 @@ when all of them passed. The preflight is `convert_preflight`, the checks are `c
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 from gguf import GGUFReader
 
 from gateway.base import default_cache_dir
 from training.archive import CONVERTER_BUILD, ensure_llama_cpp
+from training.children import last_lines, run_child
 from training.convert_checks import OpenEngine, check_adapter, failed_checks, open_probe
 from training.convert_preflight import check_adapter_config, preflight
-from training.environment import child_environment
 from training.errors import ConvertError
 from training.files import replace_file
 from training.gguf_metadata import set_identity
@@ -46,18 +45,19 @@ def convert(
         MeasureError: the engine does not start or does not answer.
     """
     run = Run.open(run_dir)
-    _require_trained(run)
     temporary = run.gguf_path.with_suffix(".gguf.tmp")
     rejected = run.gguf_path.with_suffix(".rejected.gguf")
-    _convert(run, temporary, outtype, cache_dir or default_cache_dir())
-    try:
-        check_adapter(run, temporary, threads=threads, open_engine=open_engine)
-    except ConvertError:
-        replace_file(temporary, rejected)
-        raise
-    replace_file(temporary, run.gguf_path)
-    rejected.unlink(missing_ok=True)
-    run.set_state(State.CONVERTED)
+    with run.locked():
+        _require_trained(run)
+        _convert(run, temporary, outtype, cache_dir or default_cache_dir())
+        try:
+            check_adapter(run, temporary, threads=threads, open_engine=open_engine)
+        except ConvertError:
+            replace_file(temporary, rejected)
+            raise
+        replace_file(temporary, run.gguf_path)
+        rejected.unlink(missing_ok=True)
+        run.set_state(State.CONVERTED)
     return run.gguf_path
 
 
@@ -88,13 +88,12 @@ def _convert(run: Run, target: Path, outtype: str | None, cache_dir: Path) -> No
     sources = ensure_llama_cpp(cache_dir)
     facts = run.facts()
     wanted = outtype or load_recipe(run.recipe_path).convert.outtype
-    command = [facts["python"], str(sources / "convert_lora_to_gguf.py"), str(run.adapter_dir)]
-    command += [*_base_arguments(facts["training_weights"]), "--outtype", wanted, "--outfile", str(target)]
-    child = subprocess.run(command, env=child_environment(), capture_output=True, text=True, check=False)
-    (run.folder / "convert.log").write_text(child.stdout + child.stderr, encoding="utf-8")
-    if child.returncode:
-        tail = " | ".join((child.stdout + child.stderr).splitlines()[-5:])
-        raise ConvertError(f"{run.folder.name}: the converter failed: {tail}")
+    arguments = [str(run.adapter_dir), *_base_arguments(facts["training_weights"])]
+    arguments += ["--outtype", wanted, "--outfile", str(target)]
+    returncode, written = run_child(facts["python"], sources / "convert_lora_to_gguf.py", *arguments)
+    (run.folder / "convert.log").write_text(written, encoding="utf-8")
+    if returncode:
+        raise ConvertError(f"{run.folder.name}: the converter failed: {last_lines(written, 5)}")
     check_gguf(target, modules=expected.modules, alpha=expected.alpha)
     set_identity(target, name=facts["expert"], base=f"{facts['base']['name']} {facts['base']['revision']}")
 

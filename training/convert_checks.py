@@ -6,8 +6,6 @@ adapter was checked, by its hash.
 
 from __future__ import annotations
 
-import subprocess
-import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict
@@ -17,10 +15,10 @@ from typing import Any
 from gguf import GGUFReader
 
 from gateway.experts import file_sha256
+from training.children import ask_child
 from training.convert_engine import Generated, Probe, ProbeEngine
 from training.dataset import load_questions
 from training.description import QUESTIONS_FILE, ExpertDescription
-from training.environment import child_environment
 from training.errors import ConvertError, TrainingError
 from training.files import read_json, write_json
 from training.parity import DEQUANTISED, OTHER_WEIGHTS, SCALES, Bounds, Scored, compare, refuse_difference
@@ -31,7 +29,6 @@ from training.template_check import EncodedRow, check_ending, check_prompt
 __all__ = ["CHECKS_FILE", "OpenEngine", "check_adapter", "check_run", "failed_checks", "open_probe", "read_checks"]
 
 CHECKS_FILE = "checks.json"
-CHILD_SCRIPTS = Path(__file__).parent / "child"
 ROWS = 8
 QUESTIONS = 8
 ANSWER_TOKENS = 48
@@ -53,12 +50,13 @@ def check_run(run_dir: Path, *, threads: int | None = None) -> dict[str, Any]:
         ConvertError: a check failed; the run is marked as failed.
     """
     run = Run.open(run_dir)
-    run.require(State.CONVERTED, State.MEASURED, State.PUBLISHED, *([State.FAILED] if failed_checks(run) else []))
-    if not run.gguf_path.is_file():
-        raise ConvertError(f"{run.folder}: there is no {run.gguf_path.name} to check: convert it first")
-    checks = check_adapter(run, run.gguf_path, threads=threads)
-    if run.state() is State.FAILED:
-        run.set_state(State.CONVERTED)
+    with run.locked():
+        run.require(State.CONVERTED, State.MEASURED, State.PUBLISHED, *([State.FAILED] if failed_checks(run) else []))
+        if not run.gguf_path.is_file():
+            raise ConvertError(f"{run.folder}: there is no {run.gguf_path.name} to check: convert it first")
+        checks = check_adapter(run, run.gguf_path, threads=threads)
+        if run.state() is State.FAILED:
+            run.set_state(State.CONVERTED)
     return checks
 
 
@@ -167,7 +165,7 @@ def _bounds(run: Run) -> Bounds:
 
 
 def _encode(run: Run) -> dict[str, Any]:
-    encoded: dict[str, Any] = _child(run, "encode.py", {"config": read_json(run.config_path), "rows": ROWS})
+    encoded: dict[str, Any] = _ask(run, "encode.py", {"config": read_json(run.config_path), "rows": ROWS})
     return encoded
 
 
@@ -181,27 +179,15 @@ def _score(run: Run, prompts: Sequence[Sequence[int]], generated: Sequence[Gener
         ],
         "scales": list(SCALES),
     }
-    scores = _child(run, "score.py", spec)["scores"]
+    scores = _ask(run, "score.py", spec)["scores"]
     return {
         scale: [Scored(tuple(answer["logprobs"]), tuple(answer["top"])) for answer in scores[str(scale)]]
         for scale in SCALES
     }
 
 
-def _child(run: Run, script: str, spec: dict[str, Any]) -> Any:
-    """Run a script in the training environment and return what it wrote.
-
-    Raises:
-        TrainingError: it failed; carries its last line.
-    """
-    with tempfile.TemporaryDirectory(prefix="pointsman-check-") as folder:
-        spec_path, output = Path(folder) / "spec.json", Path(folder) / "output.json"
-        write_json(spec_path, spec | {"output": str(output)})
-        command = [run.facts()["python"], str(CHILD_SCRIPTS / script), str(spec_path)]
-        child = subprocess.run(command, env=child_environment(), capture_output=True, text=True, check=False)
-        with (run.folder / "convert.log").open("a", encoding="utf-8") as log:
-            log.write(child.stdout + child.stderr)
-        if child.returncode or not output.is_file():
-            tail = " | ".join((child.stdout + child.stderr).splitlines()[-3:])
-            raise TrainingError(f"{run.folder.name}: {script} failed (exit code {child.returncode}): {tail}")
-        return read_json(output)
+def _ask(run: Run, script: str, spec: dict[str, Any]) -> Any:
+    try:
+        return ask_child(run.facts()["python"], script, spec, log=run.folder / "convert.log")
+    except TrainingError as error:
+        raise TrainingError(f"{run.folder.name}: {error}") from error

@@ -6,6 +6,7 @@ The formats are `dataset_format`'s, the checks `lint_checks`'; `lint` has the wh
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from training.dataset_tokens import Estimate, TokenCounter
 from training.errors import DatasetError
 from training.files import write_json
 from training.lint_checks import Expectations, check_rows
-from training.lint_kinds import errors
+from training.lint_kinds import KINDS, errors
 
 __all__ = [
     "DATASET_NAME",
@@ -33,6 +34,7 @@ __all__ = [
 ]
 
 DATASET_NAME = "rows"
+SHOWN = 10
 
 
 def load_rows(path: Path) -> list[Row]:
@@ -51,16 +53,20 @@ def check_file(
     *,
     terms: Iterable[str],
     questions: Iterable[str],
-    cutoff_tokens: int,
+    cutoff_tokens: int | None,
     tokens: TokenCounter | None = None,
 ) -> list[Row]:
     """Read a training file and refuse all that spoils an expert, in one error.
+
+    Args:
+        cutoff_tokens: longest row; None leaves lengths to somebody who can count them.
 
     Raises:
         DatasetError: as `load_rows`, and everything that `lint` finds.
     """
     dataset = load_dataset(path)
-    expected = Expectations(tuple(terms), tuple(questions), cutoff_tokens, tokens or Estimate())
+    longest = sys.maxsize if cutoff_tokens is None else cutoff_tokens
+    expected = Expectations(tuple(terms), tuple(questions), longest, tokens or Estimate())
     findings = [*dataset.findings, *check_rows(dataset.rows, expected)]
     refuse_findings(path, sorted(_refused(findings), key=lambda finding: finding.row))
     return [row for row in dataset.rows if row is not None]
@@ -117,7 +123,11 @@ def lint(
 def refuse_findings(path: Path, findings: Sequence[Finding]) -> None:
     """Raise a DatasetError that lists the findings, when there are any."""
     if findings:
-        raise DatasetError(_report(path, findings))
+        headline = f"{path}: {len(findings)} finding{'s' if len(findings) > 1 else ''}"
+        more = f"; and {len(findings) - SHOWN} more" if len(findings) > SHOWN else ""
+        listed = "; ".join(str(finding) for finding in findings[:SHOWN])
+        lines = [f"{finding} ({KINDS[finding.kind].advice})" for finding in findings]
+        raise DatasetError(f"{headline}: {listed}{more}", headline, lines)
 
 
 def refuse_leaks(path: Path, rows: Sequence[Row], questions: Iterable[str]) -> None:
@@ -140,9 +150,3 @@ def write_dataset(rows: Sequence[Row], folder: Path) -> None:
     write_json(folder / f"{DATASET_NAME}.json", written)
     entry = {"file_name": f"{DATASET_NAME}.json", "formatting": "alpaca", "columns": columns}
     write_json(folder / "dataset_info.json", {DATASET_NAME: entry})
-
-
-def _report(path: Path, findings: Sequence[Finding]) -> str:
-    shown = "; ".join(str(finding) for finding in findings[:10])
-    more = f"; and {len(findings) - 10} more" if len(findings) > 10 else ""
-    return f"{path}: {len(findings)} finding{'s' if len(findings) > 1 else ''}: {shown}{more}"

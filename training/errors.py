@@ -13,6 +13,8 @@ TrainingError             one clear line for a person: what was wrong, the value
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 __all__ = [
     "BenchmarkError",
     "ConvertError",
@@ -39,7 +41,12 @@ class RecipeError(TrainingError):
 
 
 class DatasetError(TrainingError):
-    """Data that must not be trained on."""
+    """Data that must not be trained on; `findings` holds what was found, one line each, and what to do about it."""
+
+    def __init__(self, message: str, headline: str = "", findings: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.headline = headline or message
+        self.findings = tuple(findings)
 
 
 class TrainError(TrainingError):

@@ -111,7 +111,12 @@ def measure_run(run_dir: Path, *, served_gguf: Path | None = None, threads: int 
         MeasureError: the engine does not start or does not answer.
     """
     run = Run.open(run_dir)
-    run.require(State.CONVERTED, State.MEASURED, State.PUBLISHED)
+    with run.locked():
+        run.require(State.CONVERTED, State.MEASURED, State.PUBLISHED)
+        return _measure_run(run, served_gguf, threads)
+
+
+def _measure_run(run: Run, served_gguf: Path | None, threads: int | None) -> Measurement:
     facts = run.facts()
     description = ExpertDescription.model_validate(facts["description"])
     if (description.data / QUESTIONS_FILE).is_file():

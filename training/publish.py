@@ -6,6 +6,7 @@ Owns the order of the steps, so that a reader never sees half an expert, and wha
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -25,31 +26,77 @@ from training.files import read_json, replace_file, write_text
 from training.run import Run, State
 from training.yaml_file import read_yaml
 
-__all__ = ["publish", "rollback"]
+__all__ = ["next_version", "publish", "rollback"]
 
 PREVIOUS_DIR = ".previous"
 ROLLBACK_DIR = ".rollback"
 CARD_FILE = "CARD.md"
+MINIMUM_HIT_RATE = 0.9
 
 
-def publish(run_dir: Path, *, experts_dir: Path, minimum_hit_rate: float = 0.9) -> Manifest:
-    """Publish a measured run and return its manifest.
+def publish(run_dir: Path, *, experts_dir: Path, minimum_hit_rate: float = MINIMUM_HIT_RATE) -> Manifest:
+    """Publish a measured run and return its manifest; what is published already is left as it is.
 
     The order: new files are copied beside the old ones, the old version is set aside, the old manifest is removed,
     the new files take their names, the new manifest is written. Stopped anywhere, a second call finishes it.
+
+    The version is the one that the expert's description asks for, or, when that was published or overtaken, the next
+    patch after the published one.
 
     Raises:
         PublishError: the run misses `minimum_hit_rate`, it did not pass the checks after its conversion, or its files
             changed since.
     """
     run = Run.open(run_dir)
-    run.require(State.MEASURED, State.PUBLISHED)
-    manifest = _manifest(run)
-    hit_rate = manifest.results["expert"]["hit_rate"]
-    if hit_rate < minimum_hit_rate:
-        raise PublishError(f"{manifest.name}: hit rate {hit_rate:.1%} is below the minimum {minimum_hit_rate:.1%}")
-    folder = experts_dir / manifest.name
-    folder.mkdir(parents=True, exist_ok=True)
+    with run.locked():
+        run.require(State.MEASURED, State.PUBLISHED)
+        manifest = _manifest(run)
+        hit_rate = manifest.results["expert"]["hit_rate"]
+        if hit_rate < minimum_hit_rate:
+            raise PublishError(f"{manifest.name}: hit rate {hit_rate:.1%} is below the minimum {minimum_hit_rate:.1%}")
+        folder = experts_dir / manifest.name
+        folder.mkdir(parents=True, exist_ok=True)
+        published = _read_manifest(folder / MANIFEST_FILE)
+        if published is not None and _same(published, manifest):
+            manifest = published
+        else:
+            kept = [_read_manifest(folder / kept / MANIFEST_FILE) for kept in (PREVIOUS_DIR, ROLLBACK_DIR)]
+            version = next_version(manifest.version, [each.version for each in (published, *kept) if each])
+            manifest = manifest.model_copy(update={"version": version})
+            _replace_version(run, manifest, folder)
+        run.set_state(State.PUBLISHED, str(folder))
+    return manifest
+
+
+def next_version(wanted: str, known: Sequence[str]) -> str:
+    """Return `wanted` if it is later than every known version, else the patch after the latest of them."""
+    latest = max(map(_numbers, known), default=(-1, 0, 0))
+    if _numbers(wanted) > latest:
+        return wanted
+    return f"{latest[0]}.{latest[1]}.{latest[2] + 1}"
+
+
+def _numbers(version: str) -> tuple[int, int, int]:
+    major, minor, patch = version.partition("-")[0].split(".")
+    return int(major), int(minor), int(patch)
+
+
+def _read_manifest(path: Path) -> Manifest | None:
+    """Return a manifest, None where there is none that can be read."""
+    try:
+        return Manifest.load(path)
+    except ManifestError:
+        return None
+
+
+def _same(published: Manifest, manifest: Manifest) -> bool:
+    """Tell whether publishing would change nothing but date and version."""
+    ignored = {"created", "version"}
+    overtaken = _numbers(published.version) >= _numbers(manifest.version)
+    return overtaken and published.model_dump(exclude=ignored) == manifest.model_dump(exclude=ignored)
+
+
+def _replace_version(run: Run, manifest: Manifest, folder: Path) -> None:
     _abandon_rollback(folder)
     recipe = read_yaml(run.recipe_path)
     card = render_card(manifest, recipe, len(load_rows(run.folder / ROWS_FILE)))
@@ -60,8 +107,6 @@ def publish(run_dir: Path, *, experts_dir: Path, minimum_hit_rate: float = 0.9) 
         replace_file(temporary, folder / name)
     write_text(folder / CARD_FILE, card)
     _dump(manifest, folder / MANIFEST_FILE)
-    run.set_state(State.PUBLISHED, str(folder))
-    return manifest
 
 
 def rollback(name: str, experts_dir: Path) -> Manifest:

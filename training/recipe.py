@@ -135,11 +135,15 @@ class Recipe(_Section):
             "disable_gradient_checkpointing": not training.gradient_checkpointing,
             "seed": training.seed,
             "logging_steps": 1,
+            "logging_nan_inf_filter": False,
             "include_num_input_tokens_seen": "all",
+            "plot_loss": True,
             "report_to": "none",
             "disable_tqdm": True,
-            "save_strategy": "epoch",
-            "save_total_limit": 1,
+            # Every tenth of the run; two, so that one is whole when a kill hits the writing of the other.
+            "save_strategy": "steps",
+            "save_steps": 0.1,
+            "save_total_limit": 2,
             "preprocessing_num_workers": 1,
         }
         optional = {

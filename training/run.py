@@ -3,16 +3,20 @@
 Owns the directory's layout and its status; knows nothing of LlamaFactory.
 
     recipe.yaml       the recipe as it stood             dataset/         the rows, as LlamaFactory reads them
-    run.json          expert, base, hashes, versions     config.json      LlamaFactory's options, rendered
+    run.json          expert, base, hashes, plan         config.json      LlamaFactory's options, rendered
     status.json       state now                          log.txt          everything the child wrote
-    progress.jsonl    one line a step                    adapter/         PEFT adapter
-    adapter.gguf      converted adapter                  measurement.json answers and hit rate
-    questions.jsonl, examples.jsonl                      as they stood when the run began
+    progress.jsonl    one line a step                    loss.png         the loss over the steps
+    adapter/          PEFT adapter, checkpoints          adapter.gguf     converted adapter
+    checks.json       parity and template                measurement.json answers and hit rate
+    dataset.json, questions.jsonl, examples.jsonl        as they stood when the run began
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import fcntl
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -109,6 +113,14 @@ class Run:
         return self.folder / "adapter.gguf"
 
     @property
+    def outcome_path(self) -> Path:
+        return self.folder / "outcome.json"
+
+    @property
+    def loss_plot_path(self) -> Path:
+        return self.folder / "loss.png"
+
+    @property
     def measurement_path(self) -> Path:
         return self.folder / "measurement.json"
 
@@ -131,6 +143,24 @@ class Run:
         if state not in states:
             allowed = ", ".join(state.value for state in states)
             raise TrainingError(f"{self.folder}: the run is {state.value}; this step needs it to be: {allowed}")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from working on the run meanwhile; the lock ends with the process, however it ends.
+
+        Raises:
+            TrainingError: another one works on it; names it.
+        """
+        with (self.folder / ".lock").open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.seek(0)
+                raise TrainingError(f"{self.folder.name}: process {file.read().strip()} works on this run") from error
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n")
+            file.flush()
+            yield
 
     def write_facts(self, facts: Mapping[str, Any]) -> None:
         """Write `run.json`, what the run was made from."""

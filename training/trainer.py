@@ -1,41 +1,101 @@
-"""Train one expert: prepare a run, run LlamaFactory in a child, follow its progress, stop it cleanly.
+"""Train one expert: check what a person wrote, prepare a run, let LlamaFactory train it in a child, judge the end.
 
-Owns the child's life and the run's state until the adapter stands. LlamaFactory itself is only ever imported by the
-scripts in `child/`, in the training environment.
+Owns the order and the run's state until the adapter stands. LlamaFactory itself is only ever imported by the scripts
+in `child/`, in the training environment. Going on with a run that was stopped or killed is `resume`'s.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-import signal
-import subprocess
-import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
-
-from tqdm import tqdm
 
 from gateway.base import default_cache_dir
 from gateway.experts import file_sha256
-from training.base import find_served_base, training_weights
-from training.dataset import DATASET_NAME, lint, load_questions, load_rows, refuse_findings, write_dataset
+from training.base import ServedBase, find_served_base, training_weights
+from training.checkpoints import last_checkpoint, remove_checkpoints, step_of
+from training.children import CHILD_SCRIPTS, start_child
+from training.dataset import DATASET_NAME, Row, check_file, load_questions, write_dataset
 from training.description import EXAMPLES_FILE, QUESTIONS_FILE, ROWS_FILE, ExpertDescription, load_descriptions
-from training.environment import child_environment, find_environment
+from training.environment import find_environment
 from training.errors import RecipeError, TrainError
-from training.files import read_json, write_json
+from training.files import read_json, write_json, write_text
+from training.follow import StopRequests, follow, read_progress
+from training.plan import Plan, make_plan
 from training.recipe import Recipe, load_recipe, recipe_sha256
 from training.run import Run, State
+from training.speed import Speed, record_speed
 
-__all__ = ["train"]
+__all__ = ["Prepared", "create_run", "prepare", "train", "train_in_child"]
 
-TRAIN_SCRIPT = Path(__file__).parent / "child" / "train.py"
-POLL_S = 0.5
+TRAIN_SCRIPT = CHILD_SCRIPTS / "train.py"
 LOG_TAIL_LINES = 15
+PLOT_FILE = "training_loss.png"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything a run needs, checked; nothing has been written but the base in the cache."""
+
+    recipe_path: Path
+    recipe: Recipe
+    expert: str
+    experts_path: Path
+    description: ExpertDescription
+    rows: list[Row]
+    base: ServedBase
+    weights: str
+    python: Path
+    cache_dir: Path
+    plan: Plan
+
+
+def prepare(
+    recipe_path: Path,
+    *,
+    expert: str,
+    experts_path: Path,
+    cache_dir: Path | None = None,
+    served: str | None = None,
+) -> Prepared:
+    """Check recipe, expert and rows, bring the base, and plan the run.
+
+    Args:
+        served: another source of the served GGUF than the recipe's.
+
+    Raises:
+        RecipeError, DatasetError: a mistake in what a person wrote.
+        SetupError: no training environment, or no base.
+    """
+    recipe = load_recipe(recipe_path)
+    descriptions = load_descriptions(experts_path)
+    if expert not in descriptions:
+        raise RecipeError(f"expert {expert!r} is not in {experts_path}; it has: {', '.join(descriptions)}")
+    description = descriptions[expert]
+    questions = load_questions(description.data / QUESTIONS_FILE)
+    # Lengths are the plan's: it counts them as LlamaFactory does.
+    rows = check_file(description.data / ROWS_FILE, terms=description.terms, questions=questions, cutoff_tokens=None)
+    cache = cache_dir or default_cache_dir()
+    python = find_environment(cache)
+    base = find_served_base(served or recipe.base.served, cache)
+    weights = training_weights(recipe.base.train_from, base, python, cache)
+    try:
+        plan = make_plan(
+            recipe,
+            rows,
+            expert=expert,
+            weights=weights,
+            python=python,
+            cache_dir=cache,
+            base_sha256=base.identity.sha256,
+        )
+    except RecipeError as error:
+        raise RecipeError(f"{recipe_path}: {error}") from error
+    return Prepared(recipe_path, recipe, expert, experts_path, description, rows, base, weights, python, cache, plan)
 
 
 def train(
@@ -47,102 +107,132 @@ def train(
     cache_dir: Path | None = None,
     served: str | None = None,
 ) -> Run:
-    """Train one expert of `experts_path` and return its finished run.
-
-    Args:
-        served: another source of the served GGUF than the recipe's.
+    """Train one expert of `experts_path` in a fresh directory and return the finished run.
 
     Raises:
-        RecipeError, DatasetError: a mistake in what a person wrote; nothing has been started.
-        SetupError: no training environment, or no base.
-        TrainError: the child failed or was stopped; the run's directory stays for a look.
+        TrainingError: as `prepare` does, before anything is started.
+        TrainError: the child failed or was stopped; the run's directory stays, to resume it or for a look.
     """
-    recipe = load_recipe(recipe_path)
-    descriptions = load_descriptions(experts_path)
-    if expert not in descriptions:
-        raise RecipeError(f"expert {expert!r} is not in {experts_path}; it has: {', '.join(descriptions)}")
-    description = descriptions[expert]
-    rows = load_rows(description.data / ROWS_FILE)
-    questions = load_questions(description.data / QUESTIONS_FILE)
-    cutoff = recipe.training.cutoff_tokens
-    findings = lint(rows, terms=description.terms, questions=questions, cutoff_tokens=cutoff)
-    refuse_findings(description.data / ROWS_FILE, findings)
-
-    cache = cache_dir or default_cache_dir()
-    python = find_environment(cache)
-    base = find_served_base(served or recipe.base.served, cache)
-    run = Run.create(runs_dir, expert)
-    shutil.copyfile(recipe_path, run.recipe_path)
-    for name in (QUESTIONS_FILE, EXAMPLES_FILE, ROWS_FILE):
-        shutil.copyfile(description.data / name, run.folder / name)
-    write_dataset(rows, run.dataset_dir)
-    with _recorded_failure(run):
-        weights = training_weights(recipe.base.train_from, base, python, cache)
-        run.write_facts(_facts(run, expert, description, base.path, base.identity.model_dump(), weights, python))
-        _train_in_child(run, recipe, weights, python)
+    prepared = prepare(recipe_path, expert=expert, experts_path=experts_path, cache_dir=cache_dir, served=served)
+    run = create_run(prepared, runs_dir)
+    train_in_child(run)
     return run
 
 
-def _facts(
-    run: Run,
-    expert: str,
-    description: ExpertDescription,
-    gguf: Path,
-    base: dict[str, Any],
-    weights: str,
-    python: Path,
-) -> dict[str, Any]:
-    """What the run was made from; later steps read it instead of asking again."""
+def create_run(prepared: Prepared, runs_dir: Path) -> Run:
+    """Write everything that a run is made from into a directory of its own."""
+    run = Run.create(runs_dir, prepared.expert)
+    shutil.copyfile(prepared.recipe_path, run.recipe_path)
+    for name in (QUESTIONS_FILE, EXAMPLES_FILE, ROWS_FILE):
+        shutil.copyfile(prepared.description.data / name, run.folder / name)
+    write_dataset(prepared.rows, run.dataset_dir)
+    config = prepared.recipe.render(
+        model=prepared.weights, dataset_dir=run.dataset_dir, dataset=DATASET_NAME, output_dir=run.adapter_dir
+    )
+    write_json(run.config_path, config)
+    run.write_facts(_facts(run, prepared))
+    return run
+
+
+def _facts(run: Run, prepared: Prepared) -> dict[str, Any]:
+    """What the run is made from; later steps read it instead of asking again. Written last: it proves the rest."""
     return {
-        "expert": expert,
-        "description": description.model_dump(mode="json"),
+        "expert": prepared.expert,
+        "description": prepared.description.model_dump(mode="json"),
+        "recipe_path": str(prepared.recipe_path.resolve()),
+        "experts_path": str(prepared.experts_path.resolve()),
         "recipe_sha256": recipe_sha256(run.recipe_path),
         "dataset_sha256": file_sha256(run.folder / ROWS_FILE),
-        "base": base,
-        "served_gguf": str(gguf),
-        "training_weights": weights,
-        "python": str(python),
+        "config_sha256": file_sha256(run.config_path),
+        "base": prepared.base.identity.model_dump(),
+        "served_gguf": str(prepared.base.path),
+        "training_weights": prepared.weights,
+        "python": str(prepared.python),
+        "versions": prepared.plan.versions,
+        "cache_dir": str(prepared.cache_dir),
+        "plan": prepared.plan.as_json(),
     }
 
 
-def _train_in_child(run: Run, recipe: Recipe, weights: str, python: Path) -> None:
-    config = recipe.render(model=weights, dataset_dir=run.dataset_dir, dataset=DATASET_NAME, output_dir=run.adapter_dir)
-    write_json(run.config_path, config)
-    outcome_path = run.folder / "outcome.json"
-    spec = {"config": config, "progress": str(run.progress_path), "outcome": str(outcome_path)}
+def train_in_child(run: Run) -> None:
+    """Train a created run, from its last checkpoint where it has one, until it is trained, stopped or failed.
+
+    Raises:
+        TrainError: it failed or was stopped; carries the last lines of its log.
+    """
+    with run.locked(), _recorded_failure(run):
+        if _outcome(run) == "finished":  # killed between the child's end and ours
+            _finish(run)
+            return
+        run.set_state(State.TRAINING)
+        spec_path = _write_spec(run)
+        with run.log_path.open("ab") as log:
+            child = start_child(run.facts()["python"], TRAIN_SCRIPT, str(spec_path), log=log)
+        with StopRequests(child) as stops:
+            follow(child, run.progress_path, run.folder.name)
+        _judge(child.returncode, run, asked_to_stop=stops.count > 0)
+
+
+def _write_spec(run: Run) -> Path:
+    """Tell the child what to do; leave what the last whole checkpoint knows of, and nothing after it."""
+    checkpoint = last_checkpoint(run.adapter_dir)
+    remove_checkpoints(run.adapter_dir, keep=checkpoint)
+    if checkpoint is None:
+        shutil.rmtree(run.adapter_dir, ignore_errors=True)
+    known = step_of(checkpoint) if checkpoint else 0
+    rows = [row for row in read_progress(run.progress_path)[0] if row["step"] <= known]
+    write_text(run.progress_path, "".join(json.dumps(row) + "\n" for row in rows))
+    run.outcome_path.unlink(missing_ok=True)
+    config = read_json(run.config_path) | ({"resume_from_checkpoint": str(checkpoint)} if checkpoint else {})
     spec_path = run.folder / "spec.json"
-    write_json(spec_path, spec)
-    run.set_state(State.TRAINING)
-    command = [str(python), str(TRAIN_SCRIPT), str(spec_path)]
-    with run.log_path.open("wb") as log:
-        # A session of its own: Ctrl-C reaches this process alone, which then asks the child to stop after its step.
-        child = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, env=child_environment(), start_new_session=True
-        )
-    try:
-        with _StopRequests(child) as stops:
-            _follow(child, run)
-    finally:
-        if child.poll() is None:
-            child.kill()
-            child.wait()
-    _judge(child.returncode, outcome_path, run, asked_to_stop=stops.count > 0)
+    write_json(spec_path, {"config": config, "progress": str(run.progress_path), "outcome": str(run.outcome_path)})
+    return spec_path
 
 
-def _judge(returncode: int, outcome_path: Path, run: Run, *, asked_to_stop: bool) -> None:
+def _outcome(run: Run) -> str | None:
+    """Return what the child wrote as its last act; None when it did not come so far."""
+    return read_json(run.outcome_path)["state"] if run.outcome_path.is_file() else None
+
+
+def _judge(returncode: int, run: Run, *, asked_to_stop: bool) -> None:
     """Set the run's final state, or raise."""
-    outcome = read_json(outcome_path)["state"] if outcome_path.is_file() else None
-    if returncode == 0 and outcome == "finished":
-        run.set_state(State.TRAINED)
-    elif returncode == 0 and outcome == "stopped":
-        run.set_state(State.STOPPED, "stopped by a signal; the adapter so far was saved")
-        raise TrainError(f"{run.folder.name} was stopped; its checkpoint stands in {run.adapter_dir}")
-    elif asked_to_stop:
-        run.set_state(State.STOPPED, "stopped by a signal before a step was finished; nothing was saved")
-        raise TrainError(f"{run.folder.name} was stopped; nothing was saved")
+    name, state = run.folder.name, _outcome(run)
+    if returncode == 0 and state == "finished":
+        _finish(run)
+    elif (returncode == 0 and state == "stopped") or asked_to_stop:
+        checkpoint = last_checkpoint(run.adapter_dir)
+        kept = f"{checkpoint.name} was saved" if checkpoint else "nothing was saved"
+        run.set_state(State.STOPPED, f"stopped by a signal; {kept}")
+        raise TrainError(f"{name} was stopped; {kept}; go on with: pointsman train --resume {run.folder}")
     else:
-        tail = _log_tail(run.log_path)
-        raise TrainError(f"{run.folder.name} failed (exit code {returncode}); its log: {run.log_path}", tail)
+        tail = log_tail(run.log_path)
+        reason = tail.splitlines()[-1].strip() if tail else "it wrote nothing"
+        raise TrainError(f"{name} failed (exit code {returncode}): {reason}; its log: {run.log_path}", tail)
+
+
+def _finish(run: Run) -> None:
+    """Mark a run as trained; checkpoints have served their purpose then."""
+    plot = run.adapter_dir / PLOT_FILE
+    if plot.is_file():
+        shutil.copyfile(plot, run.loss_plot_path)
+    _record_speed(run)
+    run.set_state(State.TRAINED)
+    remove_checkpoints(run.adapter_dir)
+
+
+def _record_speed(run: Run) -> None:
+    """Remember how fast this machine trained; what a resumed run did before does not count."""
+    rows, _ = read_progress(run.progress_path)
+    facts = run.facts()
+    plan = facts.get("plan")
+    last = rows[-1] if rows else {}
+    begun = next((row["step"] for row in reversed(rows) if row["elapsed_s"] > last["elapsed_s"]), 0) if rows else 0
+    if not plan or not last.get("elapsed_s"):
+        return
+    share = (last["step"] - begun) / last["total"]
+    tokens = plan["tokens"] * plan["epochs"] * share
+    key = Speed.key_of(load_recipe(run.recipe_path), facts["base"]["sha256"], plan["device"])
+    record_speed(Path(facts["cache_dir"]), key, Speed(round(tokens / last["elapsed_s"], 1), run.folder.name))
 
 
 @contextmanager
@@ -156,62 +246,7 @@ def _recorded_failure(run: Run) -> Iterator[None]:
         raise
 
 
-class _StopRequests:
-    """SIGINT and SIGTERM ask the child to stop after its step; a second one kills it.
-
-    Signals reach a process's main thread alone: elsewhere, as under a web page, this does nothing.
-    """
-
-    def __init__(self, child: subprocess.Popen[bytes]) -> None:
-        self._child = child
-        self.count = 0
-        self._previous: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> _StopRequests:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._forward)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _forward(self, signum: int, frame: FrameType | None) -> None:
-        self.count += 1
-        if self._child.poll() is None:
-            self._child.send_signal(signal.SIGINT if self.count == 1 else signal.SIGKILL)
-
-
-def _follow(child: subprocess.Popen[bytes], run: Run) -> None:
-    """Show the child's progress until it ends."""
-    position = 0
-    with tqdm(desc=run.folder.name, unit="step") as bar:
-        while True:
-            ended = child.poll() is not None
-            position = _read_progress(run.progress_path, position, bar)
-            if ended:
-                return
-            time.sleep(POLL_S)
-
-
-def _read_progress(path: Path, position: int, bar: tqdm[Any]) -> int:
-    """Advance the bar by the complete lines after `position`; return the new position."""
-    if not path.is_file():
-        return position
-    with path.open("rb") as file:
-        file.seek(position)
-        data = file.read()
-    complete = data.rfind(b"\n") + 1
-    for line in data[:complete].splitlines():
-        row = json.loads(line)
-        bar.total = row["total"]
-        bar.n = row["step"]
-        shown = {key: f"{row[key]:.3g}" for key in ("loss", "lr", "tokens_per_s") if row.get(key) is not None}
-        bar.set_postfix(shown)
-    return position + complete
-
-
-def _log_tail(path: Path) -> str:
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+def log_tail(path: Path) -> str:
+    """Return the last lines of a log."""
+    lines = path.read_text(encoding="utf-8", errors="replace").rstrip().splitlines()
     return "\n".join(lines[-LOG_TAIL_LINES:])

@@ -55,22 +55,35 @@ def comparable(row: dict[str, Any]) -> bool:
     return roles <= {"user", "assistant"} and not any(row[key] for key in ("_tools", "_images", "_videos", "_audios"))
 
 
-def main(spec_path: Path) -> None:
-    """Read `{"config", "rows", "output"}`; write `rows` encoded rows from all over the data, and what would be cut."""
-    spec = json.loads(spec_path.read_text(encoding="utf-8"))
+def open_rows(config: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """Return LlamaFactory's rows, the processor that encodes one of them uncut, and the tokenizer."""
     with tempfile.TemporaryDirectory() as output_dir:
-        model_args, data_args, training_args, *_ = get_train_args(encoding_options(spec["config"], output_dir))
+        model_args, data_args, training_args, *_ = get_train_args(encoding_options(config, output_dir))
     tokenizer_module = load_tokenizer(model_args)
     template = get_template_and_fix_tokenizer(tokenizer_module["tokenizer"], data_args)
     rows = _get_merged_dataset(data_args.dataset, model_args, data_args, training_args, "sft")
     processor = _get_dataset_processor(data_args, "sft", template, **tokenizer_module)
+    return rows, processor, tokenizer_module["tokenizer"]
+
+
+def encode(processor: Any, row: dict[str, Any]) -> tuple[list[int], list[int]]:
+    """Return one row's tokens and labels, both empty when LlamaFactory drops it."""
+    encoded = processor.preprocess_dataset({key: [value] for key, value in row.items()})
+    tokens, labels = encoded.get("input_ids"), encoded.get("labels")
+    return (tokens[0], labels[0]) if tokens else ([], [])
+
+
+def main(spec_path: Path) -> None:
+    """Read `{"config", "rows", "output"}`; write `rows` encoded rows from all over the data, and what would be cut."""
+    spec = json.loads(spec_path.read_text(encoding="utf-8"))
+    rows, processor, _ = open_rows(spec["config"])
     encoded, cut, dropped = [], [], []
     for number, row in enumerate(rows):
-        tokens = processor.preprocess_dataset({key: [value] for key, value in row.items()}).get("input_ids")
+        tokens, _ = encode(processor, row)
         if not tokens:
             dropped.append(number)
             continue
-        if len(tokens[0]) > spec["config"]["cutoff_len"]:
+        if len(tokens) > spec["config"]["cutoff_len"]:
             cut.append(number)
         if comparable(row):
             prompt = [{"role": message["role"], "content": message["content"]} for message in row["_prompt"]]
@@ -81,7 +94,7 @@ def main(spec_path: Path) -> None:
                     "system": row["_system"] or None,
                     "messages": prompt,
                     "answer": answer,
-                    "tokens": tokens[0],
+                    "tokens": tokens,
                 }
             )
     step = max(1, len(encoded) // spec["rows"])

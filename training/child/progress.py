@@ -1,4 +1,4 @@
-"""Callbacks that report a run's progress and stop it between two steps.
+"""Callbacks that report a run's progress, mark its checkpoints, and stop it between two steps.
 
 Runs in the training environment, beside train.py; imports nothing of Pointsman's.
 Owns `progress.jsonl`: one JSON object a logged step, every number finite or null, so that any reader can parse it.
@@ -16,6 +16,13 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+COMPLETE = "complete"
+CHECKPOINT_EVERY_S = 600.0
+
+
+class LossNotFinite(Exception):
+    """The loss is NaN or infinite: every weight of the adapter is spoilt."""
+
 
 def finite(value: Any) -> float | None:
     """Return the value as a float, or None when it is absent, NaN or infinite."""
@@ -32,13 +39,15 @@ class ProgressCallback(TrainerCallback):
         self.path = path
         self.started_s = 0.0
         self.first_step = 0
+        self.first_tokens = 0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Start the clock; a resumed run counts its time from the step it resumed at."""
+        """Start the clock; a resumed run counts time and tokens from the step it resumed at."""
         self.started_s = time.monotonic()
         self.first_step = state.global_step
+        self.first_tokens = int(state.num_input_tokens_seen)
 
     def on_log(
         self,
@@ -48,11 +57,16 @@ class ProgressCallback(TrainerCallback):
         logs: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Write the step's numbers; rows without a loss (the closing summary) are left out."""
+        """Write the step's numbers; rows without a loss (the closing summary) are left out.
+
+        Raises:
+            LossNotFinite: after the row is written.
+        """
         if not state.is_world_process_zero or not logs or ("loss" not in logs and "eval_loss" not in logs):
             return
         elapsed_s = time.monotonic() - self.started_s
         done = state.global_step - self.first_step
+        tokens = int(state.num_input_tokens_seen) - self.first_tokens
         row = {
             "step": state.global_step,
             "total": state.max_steps,
@@ -61,12 +75,36 @@ class ProgressCallback(TrainerCallback):
             "eval_loss": finite(logs.get("eval_loss")),
             "lr": finite(logs.get("learning_rate")),
             "grad_norm": finite(logs.get("grad_norm")),
-            "tokens_per_s": finite(state.num_input_tokens_seen / elapsed_s) if elapsed_s else None,
+            "tokens_per_s": finite(tokens / elapsed_s) if elapsed_s else None,
             "elapsed_s": round(elapsed_s, 1),
             "eta_s": round(elapsed_s / done * (state.max_steps - state.global_step), 1) if done else None,
         }
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+        if "loss" in logs and row["loss"] is None:
+            raise LossNotFinite(f"the loss is {logs['loss']} at step {state.global_step}: lower training.learning_rate")
+
+
+class CheckpointCallback(TrainerCallback):
+    """Mark a checkpoint that was written to its end, and ask for one when the last is ten minutes old."""
+
+    def __init__(self) -> None:
+        self.saved_s = time.monotonic()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        """Bound what a kill can cost."""
+        # Workers of a distributed run would come to the time at different steps.
+        if args.world_size == 1 and time.monotonic() - self.saved_s > CHECKPOINT_EVERY_S:
+            control.should_save = True
+        return control
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Leave the mark by which a resumed run knows a whole checkpoint from one that a kill cut short."""
+        self.saved_s = time.monotonic()
+        if state.is_world_process_zero:
+            (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / COMPLETE).touch()
 
 
 class StopCallback(TrainerCallback):

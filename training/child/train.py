@@ -7,23 +7,32 @@ siblings. Exit code 0 with `outcome.json` saying `finished` or `stopped`; anythi
 # mypy: disable-error-code="import-not-found"
 
 import json
+import resource
 import sys
 from pathlib import Path
 
+import torch
 from llamafactory.train.tuner import run_exp
-from progress import ProgressCallback, StopCallback
-from template import check_template
+from progress import CheckpointCallback, ProgressCallback, StopCallback
+
+
+def peak_memory_bytes() -> int:
+    """Return the most memory that this process held: the GPU's where there is one, else the machine's."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return int(torch.cuda.max_memory_allocated())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def main(spec_path: Path) -> None:
     """Read `{"config": {…}, "progress": …, "outcome": …}` and train."""
     spec = json.loads(spec_path.read_text(encoding="utf-8"))
-    config = spec["config"]
-    prompt_tokens = check_template(config)
     stop = StopCallback()
-    run_exp(config, callbacks=[ProgressCallback(Path(spec["progress"])), stop])
-    outcome = {"state": "stopped" if stop.requested else "finished", "checked_prompt_tokens": prompt_tokens}
-    Path(spec["outcome"]).write_text(json.dumps(outcome) + "\n", encoding="utf-8")
+    run_exp(spec["config"], callbacks=[ProgressCallback(Path(spec["progress"])), CheckpointCallback(), stop])
+    outcome = {"state": "stopped" if stop.requested else "finished", "peak_memory_bytes": peak_memory_bytes()}
+    path = Path(spec["outcome"])
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(outcome) + "\n", encoding="utf-8")
+    temporary.replace(path)
 
 
 if __name__ == "__main__":

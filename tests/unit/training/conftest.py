@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from unit.training.training_world import Project
 
 from gateway.experts import file_sha256
 from training.files import write_json
@@ -66,3 +67,9 @@ def make_run(tmp_path: Path) -> Callable[..., Run]:
 def measured_run(tmp_path: Path) -> Run:
     """One run, ready to be published."""
     return make_measured_run(tmp_path / "runs")
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """A recipe, an expert and a base, all tiny."""
+    return Project(tmp_path)

@@ -24,7 +24,7 @@ from training.run import Run, State
 # Plays the training environment's Python: the converter, LlamaFactory's encoding and PEFT's scores.
 CHILD = """#!{python}
 import json, pathlib, sys
-script, arguments = pathlib.Path(sys.argv[1]).name, sys.argv[2:]
+script, arguments = pathlib.Path(sys.argv[2]).name, sys.argv[3:]
 if script == "convert_lora_to_gguf.py":
     from gguf import GGUFWriter
     import numpy
