@@ -27,8 +27,6 @@ SPEED_ROUNDS = 12
 WARM_UP_ROUNDS = 2
 SPEED_TOKENS = 64
 SPEED_QUESTIONS = 10
-# Experts are trained without a thinking block; templates that know no such switch ignore it.
-NO_THINKING = {"chat_template_kwargs": {"enable_thinking": False}}
 
 
 @dataclass(frozen=True)
@@ -175,7 +173,7 @@ def _engine(model: Path, adapters: tuple[Path, ...], options: EngineOptions, por
 
 def _ask(engine: Engine, jobs: Sequence[Job], log: AnswerLog, bar: tqdm[Any], max_tokens: int, slots: int) -> None:
     def ask(job: Job) -> None:
-        fields = {"max_tokens": max_tokens, **NO_THINKING, **job.fields}
+        fields = {"max_tokens": max_tokens, **job.fields}
         answer = engine.ask(job.question, scale=job.scale, system_prompt=job.system_prompt, **fields)
         log.add(Record(job.side, job.asked, job.expert, job.repeat, job.question, answer))
         bar.update()

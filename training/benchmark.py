@@ -19,7 +19,7 @@ from typing import Any
 
 from gateway.base import default_cache_dir
 from gateway.experts import MANIFEST_FILE
-from router import EmbeddingError, OnnxEmbedder
+from router import Embedder, EmbeddingError
 from training.answers import ANSWERS_FILE, AnswerLog, Side, write_log
 from training.asking import EngineOptions, Plan, ask_all
 from training.benchmark_settings import SETTINGS_FILE, BenchmarkOptions, describe_settings, difference, read_settings
@@ -149,7 +149,7 @@ def _choose(texts: Sequence[tuple[str, str | None]], options: BenchmarkOptions) 
     return random.Random(options.seed).sample(far, count)
 
 
-def _encoder(source: str, cache_dir: Path, warnings: list[str]) -> OnnxEmbedder | None:
+def _encoder(source: str, cache_dir: Path, warnings: list[str]) -> Embedder | None:
     try:
         return open_encoder(source, cache_dir)
     except BenchmarkError as error:
@@ -157,7 +157,7 @@ def _encoder(source: str, cache_dir: Path, warnings: list[str]) -> OnnxEmbedder 
         return None
 
 
-def _novelty(subject: Subject, embedder: OnnxEmbedder | None) -> dict[str, Novelty]:
+def _novelty(subject: Subject, embedder: Embedder | None) -> dict[str, Novelty]:
     try:
         return measure_novelty(subject.questions, subject.rows, embedder)
     except EmbeddingError as error:
@@ -169,7 +169,7 @@ def _routing(
     subjects: Sequence[Subject],
     experts_dir: Path,
     negatives: Sequence[str],
-    embedder: OnnxEmbedder,
+    embedder: Embedder,
     unrelated: Sequence[str],
 ) -> Routing:
     """Decide by a router over every published expert and every measured one; kept for a resume."""

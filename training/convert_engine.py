@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from training.engine import Engine
+from training.engine import NO_THINKING, Engine
 from training.errors import MeasureError
 
 __all__ = ["Generated", "Message", "Probe", "ProbeEngine"]
@@ -48,13 +48,13 @@ class ProbeEngine(Engine):
 
     def prompt_tokens(self, messages: Sequence[Message]) -> list[int]:
         """Return the tokens that the engine makes of a conversation, as the gateway asks: without thinking."""
-        body = {"messages": list(messages), "chat_template_kwargs": {"enable_thinking": False}}
+        body: dict[str, Any] = {"messages": list(messages), **NO_THINKING}
         return self.tokenize(self._post("/apply-template", body)["prompt"], add_special=True)
 
     def counted_prompt_tokens(self, messages: Sequence[Message]) -> int:
         """Return how many tokens the chat endpoint itself counts for a conversation."""
-        body: dict[str, Any] = {"messages": list(messages), "max_tokens": 1, "temperature": 0, "cache_prompt": False}
-        body["chat_template_kwargs"] = {"enable_thinking": False}
+        body: dict[str, Any] = {"messages": list(messages), "max_tokens": 1, "temperature": 0, **NO_THINKING}
+        body["cache_prompt"] = False
         count: int = self._post("/v1/chat/completions", body)["usage"]["prompt_tokens"]
         return count
 

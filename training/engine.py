@@ -21,11 +21,13 @@ import httpx
 from gateway.process import LaunchSpec, free_port
 from training.errors import MeasureError
 
-__all__ = ["Answer", "Engine"]
+__all__ = ["NO_THINKING", "Answer", "Engine"]
 
 START_TIMEOUT_S = 120.0
 ANSWER_TIMEOUT_S = 600.0
 HOST = "127.0.0.1"
+# Experts are trained without a thinking block and served so; templates that know no such switch ignore it.
+NO_THINKING = {"chat_template_kwargs": {"enable_thinking": False}}
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ class Engine:
     def ask(
         self, question: str, *, scale: float, max_tokens: int = 300, system_prompt: str | None = None, **fields: Any
     ) -> Answer:
-        """Answer one question greedily with the adapter at `scale` (0 is the base alone).
+        """Answer one question greedily, without thinking, with the adapter at `scale` (0 is the base alone).
 
         Raises:
             MeasureError: the engine died, answered with an error, or took too long.
@@ -112,6 +114,7 @@ class Engine:
             "max_tokens": max_tokens,
             "cache_prompt": False,
             "lora": [{"id": number, "scale": scale} for number in range(len(self._spec.adapters))],
+            **NO_THINKING,
             **fields,
         }
         data = self._post("/v1/chat/completions", body)

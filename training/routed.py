@@ -7,19 +7,22 @@ it: they are decided in folds, each by a router fitted on all other texts. Knows
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from gateway.base import Kind, resolve
 from gateway.errors import GatewayError
 from router import Embedder, FittedRouter, OnnxEmbedder, Router, RouterError, ensure_encoder, fit
+from router.embedding import Vectors
 from training.dataset import normalise
 from training.errors import BenchmarkError
 
-__all__ = ["FOLDS", "Routing", "decide_routes", "open_encoder"]
+__all__ = ["FOLDS", "RememberingEmbedder", "Routing", "decide_routes", "open_encoder"]
 
 FOLDS = 5
 
@@ -37,7 +40,31 @@ class Routing:
     threshold: float
 
 
-def open_encoder(source: str, cache_dir: Path) -> OnnxEmbedder:
+class RememberingEmbedder:
+    """An encoder that embeds no text twice: a router for each fold reads nearly the same texts."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        self._embedder = embedder
+        self._lock = threading.Lock()
+        self._known: dict[str, Vectors] = {}
+        self.dim = embedder.dim
+        self.fingerprint = embedder.fingerprint
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        """Embed texts as the encoder does, see `Embedder`; a text's vector does not depend on its neighbours."""
+        with self._lock:
+            if missing := list(dict.fromkeys(text for text in texts if text not in self._known)):
+                self._known |= dict(zip(missing, self._embedder.embed(missing), strict=True))
+            if not texts:
+                return self._embedder.embed(texts)
+            return np.stack([self._known[text] for text in texts])
+
+    def count_tokens(self, texts: Sequence[str]) -> int:
+        """Count tokens as the encoder does."""
+        return self._embedder.count_tokens(texts)
+
+
+def open_encoder(source: str, cache_dir: Path) -> RememberingEmbedder:
     """Open the router's encoder as the gateway does: a package, a directory or a hub id.
 
     Raises:
@@ -47,7 +74,7 @@ def open_encoder(source: str, cache_dir: Path) -> OnnxEmbedder:
         local: str | Path = source
         if ":" in source or Path(source).is_dir():
             local = resolve(source, cache_dir=cache_dir, kind=Kind.DIRECTORY).path
-        return OnnxEmbedder(ensure_encoder(local, cache_dir / "encoders"))
+        return RememberingEmbedder(OnnxEmbedder(ensure_encoder(local, cache_dir / "encoders")))
     except (GatewayError, RouterError) as error:
         raise BenchmarkError(f"encoder {source}: {error}") from error
 

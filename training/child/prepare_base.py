@@ -1,8 +1,11 @@
 """Dequantise a GGUF base into the directory that LlamaFactory trains on.
 
 Runs by path with the training environment's Python; imports nothing of Pointsman's.
-Owns the tokenizer repair: transformers guesses the special tokens of a GGUF, the GGUF itself states them.
+Owns the tokenizer repair: transformers guesses the special tokens of a GGUF, the GGUF itself states them. A vocabulary
+that it would segment otherwise than llama.cpp is built by `gguf_tokenizer`.
 """
+
+# mypy: disable-error-code="import-not-found"
 
 import json
 import sys
@@ -10,15 +13,10 @@ from pathlib import Path
 
 import torch
 from gguf import GGUFReader
+from gguf_tokenizer import add_missing_tokens, is_sentencepiece, read_field, sentencepiece_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 SPECIAL_TOKENS = {"bos_token": "bos", "eos_token": "eos", "pad_token": "padding", "unk_token": "unknown"}
-
-
-def read_field(reader: GGUFReader, key: str) -> object | None:
-    """Return one metadata value of a GGUF, or None where it has none."""
-    field = reader.get_field(key)
-    return None if field is None else field.contents()
 
 
 def repair_tokenizer(tokenizer: PreTrainedTokenizerBase, reader: GGUFReader) -> None:
@@ -39,7 +37,11 @@ def main(spec_path: Path) -> None:
     spec = json.loads(spec_path.read_text(encoding="utf-8"))
     gguf, output_dir = Path(spec["gguf"]), Path(spec["output_dir"])
     reader = GGUFReader(gguf)
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    if is_sentencepiece(reader):
+        tokenizer = sentencepiece_tokenizer(reader)
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        add_missing_tokens(tokenizer, reader)
     repair_tokenizer(tokenizer, reader)
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
     for config in (model.config, model.generation_config):

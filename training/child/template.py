@@ -30,9 +30,12 @@ def check_template(config: dict[str, Any]) -> int:
     messages = [{"role": "user", "content": row["instruction"]}]
     system = config.get("default_system")
     served_messages = ([{"role": "system", "content": system}] if system else []) + messages
-    thinking = {} if config.get("enable_thinking") is None else {"enable_thinking": config["enable_thinking"]}
+    # Served without thinking unless the recipe says otherwise; templates that know no such switch ignore it.
+    thinking = bool(config.get("enable_thinking"))
     # Rendered first: LlamaFactory may replace the tokenizer's chat template when it sets up its own.
-    served_text = tokenizer.apply_chat_template(served_messages, tokenize=False, add_generation_prompt=True, **thinking)
+    served_text = tokenizer.apply_chat_template(
+        served_messages, tokenize=False, add_generation_prompt=True, enable_thinking=thinking
+    )
     served = tokenizer.encode(served_text, add_special_tokens=False)
     template = get_template_and_fix_tokenizer(tokenizer, data_args)
     answer = {"role": "assistant", "content": row["output"]}
@@ -41,7 +44,8 @@ def check_template(config: dict[str, Any]) -> int:
         shorter = min(len(trained), len(served))
         at = next((i for i in range(shorter) if trained[i] != served[i]), shorter)
         shown = [repr(tokenizer.decode(ids[at : at + 8])) for ids in (trained, served)]
+        hint = "; set base.enable_thinking to false" if "<think>" in shown[1] else ""
         raise TemplateMismatch(
-            f"token {at} of the prompt differs: LlamaFactory trains {shown[0]}, the chat template says {shown[1]}"
+            f"token {at} of the prompt differs: LlamaFactory trains {shown[0]}, the chat template says {shown[1]}{hint}"
         )
     return len(served)
