@@ -269,4 +269,5 @@ def _describe(error: ValidationError, path: Path | None) -> str:
         allowed = ", ".join(name for name in section.model_fields if name not in _SECRETS)
         return f"{source}unknown option {key!r} (value: {first['input']!r}); allowed here: {allowed}"
     value = "" if isinstance(first["input"], (dict, BaseModel)) else f" (value: {first['input']!r})"
-    return f"{source}{key}: {first['msg'].removeprefix('Value error, ')}{value}"
+    named = f"{key}: " if key else ""
+    return f"{source}{named}{first['msg'].removeprefix('Value error, ')}{value}"

@@ -41,7 +41,7 @@ def opened(session: aiohttp.ClientSession, launch: Callable[..., LaunchSpec]) ->
         experts: list[Expert] | None, on_refused: Callable[[str, str], None] = lambda name, reason: None, **spec: Any
     ) -> AsyncIterator[tuple[Engine, LeasePool]]:
         config = EngineConfig("embedded", launch(**spec), start_s=START_S)
-        engine = Engine(config, session, on_refused=on_refused)
+        engine = Engine([config], session, on_refused=on_refused)
         scheduler = Scheduler(pace=Pace(1), max_queue=100, max_queue_per_client=100)
         pool = LeasePool(scheduler, on_down=engine.report_failure, on_retired=engine.retired)
         try:
@@ -247,7 +247,7 @@ async def test_a_base_that_is_no_model_is_one_clear_line(opened: Opened, tmp_pat
 async def test_a_binary_that_is_not_there_is_one_clear_line(
     session: aiohttp.ClientSession, launch: Callable[..., LaunchSpec]
 ) -> None:
-    engine = Engine(EngineConfig("binary", launch(), executable="no-such-llama-server"), session)
+    engine = Engine([EngineConfig("binary", launch(), executable="no-such-llama-server")], session)
     pool = LeasePool(Scheduler(pace=Pace(1), max_queue=10, max_queue_per_client=10))
     with pytest.raises(ConfigError, match="cannot run 'no-such-llama-server': No such file"):
         await engine.start(pool, [])

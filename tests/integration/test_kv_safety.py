@@ -182,7 +182,7 @@ async def test_an_unsafe_server_of_somebody_else_is_refused_or_used_without_prom
     spec = launch(adapters=tuple(str(expert.adapter_path) for expert in pair), cache_ram_mib=8192)
     with engine_server(spec, tmp_path / "engine.log") as url:
         config = EngineConfig("url", None, url=url, api_key=spec.api_key, allow_unsafe_cache=allowed)
-        engine = Engine(config, session)
+        engine = Engine([config], session)
         pool = LeasePool(Scheduler(pace=Pace(1), max_queue=10, max_queue_per_client=10))
         try:
             if not allowed:
@@ -204,7 +204,7 @@ async def test_an_unsafe_server_of_somebody_else_is_refused_or_used_without_prom
 
 async def test_a_server_that_is_not_there_is_one_clear_line(session: aiohttp.ClientSession, pair: list[Expert]) -> None:
     url = f"http://127.0.0.1:{free_port('127.0.0.1')}"
-    engine = Engine(EngineConfig("url", None, url=url, start_s=0.5), session)
+    engine = Engine([EngineConfig("url", None, url=url, start_s=0.5)], session)
     pool = LeasePool(Scheduler(pace=Pace(1), max_queue=10, max_queue_per_client=10))
     with pytest.raises(Exception, match=f"{url}: no healthy llama-server within 0.5 s"):
         await engine.start(pool, pair)

@@ -147,6 +147,10 @@ class FakeEngine:
         self.failures: list[str] = []
         self.restarts = 0
         self.ready = True
+        self.drained: list[str] = []
+
+    def drain(self, name: str) -> None:
+        self.drained.append(name)
 
     def backend(self, name: str) -> ScriptedBackend | None:
         return self.backends.get(name)

@@ -6,7 +6,7 @@ import asyncio
 import base64
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +19,7 @@ from gateway.app import create_app
 from gateway.auth import Keyring, RateLimiter, load_keys
 from gateway.context import Gateway
 from gateway.engine import Engine
-from gateway.errors import BackendUnavailable
+from gateway.errors import BackendUnavailable, ConfigError
 from gateway.experts import ExpertRegistry, Rejected, load_expert
 from gateway.leases import LeasePool
 from gateway.metrics import Metrics
@@ -53,6 +53,7 @@ class World:
         self.pool = LeasePool(Scheduler(pace=Pace(1.0), max_queue=queue, max_queue_per_client=queue))
         self.pool.backend_up("b0", self.backend, slots=1, experts={"base", *experts})
         self.reloads = 0
+        self.added: list[dict[str, Any]] = []
         facts: dict[str, Any] = {
             "encoder": "tiny-encoder",
             "max_body_bytes": 2000,
@@ -73,6 +74,7 @@ class World:
             keyring=Keyring(load_keys(None, keys), "admin-secret"),
             limiter=RateLimiter(more.pop("per_minute", 0), ManualClock()),
             reload=self._reload,
+            add_backend=self._add_backend,
             **{**facts, **more},
         )
         self.app: FastAPI = create_app(self.gateway)
@@ -82,6 +84,12 @@ class World:
     async def _reload(self) -> dict[str, Any]:
         self.reloads += 1
         return {"experts": []}
+
+    async def _add_backend(self, own: Mapping[str, Any]) -> str:
+        if own.get("port") == 1:
+            raise ConfigError("engine port 1 on 127.0.0.1 is taken")
+        self.added.append(dict(own))
+        return "embedded-2"
 
     async def post(self, path: str, body: Any = None, **more: Any) -> httpx.Response:
         if isinstance(body, bytes):
@@ -154,13 +162,16 @@ async def test_models_need_a_key_too(tmp_path: Path, path: str) -> None:
         ("POST", "/admin/experts/baking/enable"),
         ("POST", "/admin/experts/baking/disable"),
         ("POST", "/admin/reload"),
+        ("GET", "/admin/backends"),
+        ("POST", "/admin/backends"),
+        ("POST", "/admin/backends/b0/drain"),
     ],
 )
 async def test_admin_needs_the_admin_key(tmp_path: Path, method: str, path: str) -> None:
     world = World(tmp_path, keys="secret")
     error_of(await world.client.request(method, path), 401, "invalid_api_key")
     error_of(await world.client.request(method, path, headers={"x-api-key": "secret"}), 403, "forbidden")
-    assert (await world.client.request(method, path, headers=ADMIN)).status_code == 200
+    assert (await world.client.request(method, path, headers=ADMIN)).is_success
 
 
 @pytest.mark.parametrize(
@@ -504,3 +515,24 @@ async def test_admin_shows_and_switches_experts(tmp_path: Path) -> None:
     assert status["router"] == {"routes": ["baking", "cycling"], "threshold": 0.5, "encoder": "tiny-encoder"}
     await world.post("/admin/reload", headers=ADMIN)
     assert world.reloads == 1
+
+
+async def test_admin_adds_and_drains_backends(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    rows = (await world.client.get("/admin/backends", headers=ADMIN)).json()["backends"]
+    assert [row["name"] for row in rows] == ["b0"]
+    response = await world.post("/admin/backends", {"slots": 2}, headers=ADMIN)
+    assert (response.status_code, response.json(), world.added) == (201, {"name": "embedded-2"}, [{"slots": 2}])
+    assert (await world.post("/admin/backends", b"", headers=ADMIN)).status_code == 201
+    response = await world.post("/admin/backends/b0/drain", headers=ADMIN)
+    assert response.json() == {"name": "b0", "retiring": True}
+    assert world.engine.drained == ["b0"]
+
+
+@pytest.mark.parametrize(
+    ("body", "code"), [(b"{", "invalid_request"), (b"[]", "invalid_request"), (b'{"port": 1}', "config_error")]
+)
+async def test_a_backend_that_cannot_be_added_is_a_400(tmp_path: Path, body: bytes, code: str) -> None:
+    world = World(tmp_path)
+    error_of(await world.post("/admin/backends", body, headers=ADMIN), 400, code)
+    assert world.added == []

@@ -31,6 +31,22 @@ def test_header_gives_architecture_template_and_context(tmp_path: Path) -> None:
     assert (info.architecture, info.chat_template, info.context_length) == ("llama", "{{ 'ü' }}", 2048)
 
 
+def test_header_gives_the_size_of_a_tokens_kv(tmp_path: Path) -> None:
+    writer = GGUFWriter(tmp_path / "m.gguf", "llama")
+    writer.add_block_count(30)
+    writer.add_embedding_length(576)
+    writer.add_head_count(9)
+    writer.add_head_count_kv(3)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    assert read_gguf_info(tmp_path / "m.gguf").kv_token_bytes == 30 * 3 * (64 + 64) * 2
+
+
+def test_a_header_without_its_heads_leaves_the_size_open(tmp_path: Path) -> None:
+    assert read_gguf_info(write_gguf(tmp_path / "m.gguf")).kv_token_bytes is None
+
+
 def test_every_truncation_is_a_clear_error(tmp_path: Path) -> None:
     whole = write_gguf(tmp_path / "m.gguf").read_bytes()
     for size in range(0, len(whole) - 32, 7):

@@ -107,6 +107,11 @@ def test_a_secret_in_the_file_or_on_the_command_line_is_refused_unrepeated(file:
         ("engine: {url: ftp://x}", "engine.url: .*'ftp://x'"),
         ("engine: {base_sha256: abc}", "engine.base_sha256: "),
         ("engine: 5", "engine: .*5"),
+        ("engine: {at_once: 5, slots: 4}", "engine: at_once 5 is over slots 4"),
+        ("engine: {backends: [{port: 1}, {port: 1}]}", "two backends are at http://127.0.0.1:1: give each its own"),
+        ("engine: {backends: [{base: x}]}", "a backend cannot have its own 'base'; allowed: kind, url"),
+        ("engine: {backends: [{}, {slots: -1}]}", r"backend 1: slots: .*greater than or equal to 0 \(value: -1\)"),
+        ("engine: {backends: [{kind: url}]}", "backend 0: engine.url is needed"),
         ("limits: {default_tokens: 9999}", "default_tokens 9999 is over max_tokens 4096"),
         ("log: {level: loud}", "log.level: .*'loud'"),
         ("router: {false_abstain: 0.5}", "router.false_abstain: "),
@@ -163,3 +168,16 @@ def test_settings_do_not_change(file: Path) -> None:
     settings = load_settings()
     with pytest.raises(ValueError, match="frozen"):
         settings.scheduler.max_queue = 5
+
+
+def test_one_backend_is_the_engine_section_itself() -> None:
+    engine = load_settings(None, {"engine": {"port": 9000}}).engine
+    assert engine.each() == [engine]
+
+
+def test_several_backends_share_what_they_do_not_name() -> None:
+    own = [{"threads": 1}, {"kind": "url", "url": "http://far:1", "experts": ["a"]}, {"slots": 9}]
+    first, second, third = load_settings(None, {"engine": {"slots": 6, "port": 9000, "backends": own}}).engine.each()
+    assert (first.kind, first.port, first.slots, first.threads, first.experts) == ("embedded", 9000, 6, 1, None)
+    assert (second.kind, second.url, second.slots, second.experts) == ("url", "http://far:1", 6, ("a",))
+    assert (third.port, third.slots, third.threads) == (9002, 9, 0)
