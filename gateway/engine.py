@@ -124,15 +124,17 @@ class Engine:
         """Let a backend finish what runs on it, then stop and forget it.
 
         Raises:
-            InvalidRequest: there is none of that name (404), or no other would be left to serve (409).
+            InvalidRequest: there is none of that name (404), or nobody else would be left to serve its experts (409).
         """
         keeper = self._keepers.get(name)
         if keeper is None or keeper.member.retiring:
             allowed = ", ".join(member.backend.name for member in self._members() if not member.retiring)
             message = f"There is no backend {name[:100]!r}; there are: {allowed}."
             raise InvalidRequest(message, status=404, code="backend_not_found", param="name")
-        if not any(member.up and not member.retiring for member in self._members() if member is not keeper.member):
-            message = f"{name} is the last backend that serves: add another first."
+        others = [member for member in self._members() if member.up and not member.retiring]
+        served = {served for member in others if member is not keeper.member for served in member.names}
+        if left := sorted(keeper.member.names - served):
+            message = f"{name} is the last backend that serves {', '.join(left)}: add another first."
             raise InvalidRequest(message, status=409, code="last_backend", param="name")
         self._retire(keeper)
 
