@@ -66,13 +66,14 @@ class Simulator:
     """(expert, seconds from when a request was at the head, and its expert out of its own turn, to its grant)."""
     own_waits: list[tuple[str, float]] = field(default_factory=list)
     """The same, counted from when the request came to the head, whatever its expert was doing."""
-    grant_wait: list[float] = field(default_factory=list)
-    """Seconds from each granted request's arrival to its grant."""
+    placed_waits: list[tuple[int, float]] = field(default_factory=list)
+    """For each granted request: its place among its expert's waiters as it came, 1 first, and seconds to its grant."""
     swaps: int = 0
     stopped: bool = False
     carried: set[int] = field(default_factory=set)
     """Requests that a swap was made for as they came: the queue's limits do not count them."""
     _arrivals: dict[int, Arrival] = field(default_factory=dict)
+    _places: dict[int, int] = field(default_factory=dict)
     _queues: dict[str, list[Request]] = field(default_factory=dict)
     _head_since: dict[str, float] = field(default_factory=dict)
     _turn_ended: dict[str, float] = field(default_factory=dict)
@@ -89,6 +90,7 @@ class Simulator:
         self.requests.append(request)
         self._arrivals[id_] = what
         self._queues.setdefault(what.expert, []).append(request)
+        self._places[id_] = len(self._queues[what.expert])
         actions = self.scheduler.submit(request, self.now)
         if any(isinstance(action, Swap) and action.expert == request.expert for action in actions):
             self.carried.add(id_)
@@ -234,7 +236,7 @@ class Simulator:
             self._head_since[request.expert] = self.now
         self.granted[request.id] = lease
         assert len(truth.held) <= truth.at_once, "more at once than allowed"
-        self.grant_wait.append(self.now - request.arrived_s)
+        self.placed_waits.append((self._places[request.id], self.now - request.arrived_s))
         self._serve(lease)
 
     def _serve(self, lease: Lease) -> None:

@@ -23,7 +23,9 @@ An expert "has waited" since its oldest waiter arrived, or since its own last tu
 long backlog of one expert cannot outrank a newcomer of another after each of its own turns, and the head waiter of an
 expert starts within ``quantum + swap + k * (longest lease + swap)`` on one backend, where k is the number of other
 experts waiting or running, and the quantum is at most ``Pace.most_s``: the open turn closes after one quantum and
-drains; each of the at most k - 1 experts that have waited longer gets one closed turn of one batch.
+drains; each of the at most k - 1 experts that have waited longer gets one closed turn of one batch. As many of an
+expert's waiters as the backend answers at once start with its head, so the n-th starts within ``ceil(n / at once)``
+times (that bound + the longest lease).
 """
 
 from __future__ import annotations

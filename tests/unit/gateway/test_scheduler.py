@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -581,6 +582,33 @@ def test_the_head_waiter_of_an_expert_starts_within_the_bound(
     others = len({r.expert for r in world.requests}) - 1
     bound = max(quantum + swap_s + others * (longest + swap_s), longest + swap_s)
     assert all(wait <= bound + 1e-6 for _, wait in world.waits), (bound, world.waits)
+
+
+@thorough
+@given(
+    steps=steps,
+    at_once=st.integers(1, 4),
+    quantum=tenths(1, 40),
+    answers=st.sampled_from([0.0, 4.0]),
+    swap_s=tenths(0, 5),
+)
+def test_every_waiter_starts_within_the_bound_of_its_place(
+    steps: list[Step], at_once: int, quantum: float, answers: float, swap_s: float
+) -> None:
+    """The n-th waiter of an expert: ceil(n / at once) times the head's bound and the longest lease."""
+    world = Simulator(empty(quantum, answers=answers), swap_s=swap_s)
+    world.up("b0", at_once + 3, EXPERTS, at_once)
+    arrived = [replace(s.arrival, width=1, wait_s=10_000.0) for s in steps if s.kind == "arrive"]
+    for step in steps:
+        world.run_until(world.now + step.pause_s)
+        if step.kind == "arrive":
+            world.arrive(replace(step.arrival, width=1, wait_s=10_000.0))
+    world.finish()
+    longest = max((arrival.service_s for arrival in arrived), default=0.0)
+    others = len({arrival.expert for arrival in arrived}) - 1
+    head = quantum + swap_s + others * (longest + swap_s)
+    for place, wait in world.placed_waits:
+        assert wait <= math.ceil(place / at_once) * (head + longest) + 1e-6
 
 
 def _saturated(world: Simulator, experts: str, *, seconds: float, service_s: float, clients_each: int) -> None:
