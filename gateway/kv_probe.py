@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 
@@ -26,8 +27,9 @@ async def kv_is_safe(backend: Backend) -> bool:
     text = f"{nonce} " + " ".join(f"{nonce[i % 8 :]} item {i} of the probe list;" for i in range(4))
     await backend.timings(text, expert)
     for filler in range(slots + 1):
-        other = " ".join(f"filler {filler} line {i * 7 + filler} {nonce[filler % 8 :]}." for i in range(4))
-        await backend.timings(f"{filler} {other}", BASE)
+        # Unlike from the first token on: the server would put a text that begins like another's into that one's slot.
+        word = hashlib.sha256(f"{nonce} {filler}".encode()).hexdigest()[:24]
+        await backend.timings(f"{word} is filler {filler}", BASE)
     last = await backend.timings(text, BASE)
     reused, read = int(last["cache_n"]), int(last["prompt_n"])
     if reused > read:
