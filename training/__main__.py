@@ -21,9 +21,10 @@ from training.measure import measure_run
 from training.new_expert import NewExpert, create_expert
 from training.pipeline import Places, pipeline
 from training.plan import render_plan
-from training.publish import MINIMUM_HIT_RATE, publish, rollback
+from training.publish import MINIMUM_HIT_RATE, publish
 from training.reload import reload_gateway
 from training.resume import resume
+from training.rollback import rollback
 from training.trainer import prepare, train
 
 __all__ = ["main"]
