@@ -45,17 +45,18 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "text for a switch": ({"neat_packing": "false"}, "llamafactory.neat_packing is 'false', LlamaFactory expects bool"),
     "unknown option": ({"lora_rnak": 8}, "LlamaFactory refuses the recipe: Some keys are not used"),
     "option of transformers 4": ({"evaluation_strategy": "steps"}, "LlamaFactory refuses the recipe: Some keys"),
-    "unknown scheduler": ({"lr_scheduler_type": "cosin"}, "LlamaFactory refuses the recipe: cosin is not a valid SchedulerType"),
+    "unknown scheduler": (
+        {"lr_scheduler_type": "cosin"},
+        "LlamaFactory refuses the recipe: cosin is not a valid SchedulerType",
+    ),
     "evaluation without rows": ({"do_eval": True}, "LlamaFactory refuses the recipe: Please make sure eval_dataset"),
     "unknown template": ({"template": "qwen33"}, "LlamaFactory refuses the recipe: Template qwen33 does not exist"),
     "another template": ({"template": "smollm2"}, "of the prompt differs: LlamaFactory trains"),
-    "thinking in the answers": ({"template": "qwen3"}, "set base.enable_thinking to false"),
     "no layer": (
         {"lora_target": "q_projj"},
         "lora.target: 'q_projj' is no linear layer of this base; it has: down_proj,",
     ),
     "bf16 without a device for it": ({"use_cpu": False, "bf16": True}, "bf16"),
-    "unknown dataset": ({"dataset": "rowss"}, "LlamaFactory refuses the recipe: Undefined dataset rowss"),
 }
 
 
