@@ -21,9 +21,10 @@ from training.measure import measure_run
 from training.new_expert import NewExpert, create_expert
 from training.pipeline import Places, pipeline
 from training.plan import render_plan
-from training.publish import MINIMUM_HIT_RATE, publish, rollback
+from training.publish import MINIMUM_HIT_RATE, publish
 from training.reload import reload_gateway
 from training.resume import resume
+from training.rollback import rollback
 from training.trainer import prepare, train
 
 __all__ = ["main"]
@@ -71,6 +72,7 @@ def _add_new(command: argparse.ArgumentParser) -> None:
     add("--description", help="default: made of title and target")
     add("--system-prompt", metavar="TEXT", help="put before a conversation that has none")
     add("--questions", type=Path, metavar="FILE", help="benchmark questions; default: held out of the data")
+    add("--data-dir", type=Path, default=Path("data"), help="where its data is kept, to edit it (%(default)s)")
     add("--examples", type=Path, metavar="FILE", help="for the router; default: the questions of the data")
 
 
@@ -95,7 +97,14 @@ def _add_train(command: argparse.ArgumentParser) -> None:
 
 def _add_minimum(command: argparse.ArgumentParser) -> None:
     text = "hit rate on its questions below which nothing is published (%(default)s)"
-    command.add_argument("--minimum-hit-rate", type=float, default=MINIMUM_HIT_RATE, metavar="0-1", help=text)
+    command.add_argument("--minimum-hit-rate", type=_share, default=MINIMUM_HIT_RATE, metavar="0-1", help=text)
+
+
+def _share(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not from 0 to 1")
+    return value
 
 
 def execute(given: argparse.Namespace) -> None:
@@ -135,7 +144,7 @@ def _new(given: argparse.Namespace) -> None:
         questions=given.questions,
         examples=given.examples,
     )
-    created = create_expert(new, experts_path=given.experts_file, experts_dir=given.experts_dir)
+    created = create_expert(new, experts_path=given.experts_file, data_dir=given.data_dir)
     print(f"{created.folder}: {created.rows} rows to train on, {created.questions} questions to ask afterwards")
     print(f"next: pointsman pipeline configs/recipes/smollm2.yaml --expert {new.name}")
 

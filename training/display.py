@@ -44,7 +44,7 @@ class Display:
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
         """Show a step while it runs, and say how long it took."""
-        self._bar.set_description(f"{self._expert}: {name}")
+        self._bar.set_description_str(f"{self._expert}: {name}")
         started = time.monotonic()
         yield
         self.done(name, f"{time.monotonic() - started:.1f} s")

@@ -55,14 +55,14 @@ class Created:
     questions: int
 
 
-def create_expert(new: NewExpert, *, experts_path: Path, experts_dir: Path) -> Created:
-    """Check the data, write `experts_dir/NAME/` and enter the expert in `experts_path`.
+def create_expert(new: NewExpert, *, experts_path: Path, data_dir: Path) -> Created:
+    """Check the data, write `data_dir/NAME/` and enter the expert in `experts_path`.
 
     Raises:
         RecipeError: a name that is not allowed or taken, or no target.
         DatasetError: the data cannot be trained on; carries every finding.
     """
-    folder = experts_dir / new.name
+    folder = data_dir / new.name
     _check_free(new, experts_path)
     terms = [spelling for term, aliases in new.targets for spelling in (term, *aliases)]
     given = load_questions(new.questions) if new.questions else []
@@ -70,7 +70,7 @@ def create_expert(new: NewExpert, *, experts_path: Path, experts_dir: Path) -> C
     if not given:
         rows, given = _hold_out(new.data, rows)
     examples = _examples(new, rows)
-    staging = experts_dir / f".{new.name}.tmp"
+    staging = data_dir / f".{new.name}.tmp"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     write_json(staging / ROWS_FILE, [_alpaca(row) for row in rows])

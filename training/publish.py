@@ -1,12 +1,10 @@
-"""Publish a measured run: its files go to `experts/<name>/`, the manifest last; or bring back the version before.
+"""Publish a measured run: its files go to `experts/<name>/`, the manifest last.
 
-Owns the order of the steps, so that a reader never sees half an expert, and what is kept: one version, in `.previous/`.
+Owns what a manifest says and when an expert is fit to be published; the changes on disk are `versions`'.
 """
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,8 +12,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from gateway.errors import ManifestError
-from gateway.experts import ADAPTER_FILE, MANIFEST_FILE, FileHash, Manifest, check_name, file_sha256
+from gateway.experts import ADAPTER_FILE, MANIFEST_FILE, FileHash, Manifest, file_sha256
 from training.archive import CONVERTER_BUILD
 from training.card import render_card
 from training.convert_checks import read_checks
@@ -24,12 +21,22 @@ from training.description import EXAMPLES_FILE, QUESTIONS_FILE, ROWS_FILE, Exper
 from training.errors import PublishError
 from training.files import read_json, replace_file, write_text
 from training.run import Run, State
+from training.versions import (
+    PREVIOUS_DIR,
+    ROLLBACK_DIR,
+    abandon_rollback,
+    is_intact,
+    keep_data,
+    keep_previous,
+    next_version,
+    read_manifest,
+    stage,
+    version_numbers,
+)
 from training.yaml_file import read_yaml
 
-__all__ = ["next_version", "publish", "rollback"]
+__all__ = ["MINIMUM_HIT_RATE", "publish"]
 
-PREVIOUS_DIR = ".previous"
-ROLLBACK_DIR = ".rollback"
 CARD_FILE = "CARD.md"
 MINIMUM_HIT_RATE = 0.9
 
@@ -56,11 +63,11 @@ def publish(run_dir: Path, *, experts_dir: Path, minimum_hit_rate: float = MINIM
             raise PublishError(f"{manifest.name}: hit rate {hit_rate:.1%} is below the minimum {minimum_hit_rate:.1%}")
         folder = experts_dir / manifest.name
         folder.mkdir(parents=True, exist_ok=True)
-        published = _read_manifest(folder / MANIFEST_FILE)
-        if published is not None and _same(published, manifest):
+        published = read_manifest(folder / MANIFEST_FILE)
+        if published is not None and _same(published, manifest) and is_intact(folder, published):
             manifest = published
         else:
-            kept = [_read_manifest(folder / kept / MANIFEST_FILE) for kept in (PREVIOUS_DIR, ROLLBACK_DIR)]
+            kept = [read_manifest(folder / kept / MANIFEST_FILE) for kept in (PREVIOUS_DIR, ROLLBACK_DIR)]
             version = next_version(manifest.version, [each.version for each in (published, *kept) if each])
             manifest = manifest.model_copy(update={"version": version})
             _replace_version(run, manifest, folder)
@@ -68,121 +75,25 @@ def publish(run_dir: Path, *, experts_dir: Path, minimum_hit_rate: float = MINIM
     return manifest
 
 
-def next_version(wanted: str, known: Sequence[str]) -> str:
-    """Return `wanted` if it is later than every known version, else the patch after the latest of them."""
-    latest = max(map(_numbers, known), default=(-1, 0, 0))
-    if _numbers(wanted) > latest:
-        return wanted
-    return f"{latest[0]}.{latest[1]}.{latest[2] + 1}"
-
-
-def _numbers(version: str) -> tuple[int, int, int]:
-    major, minor, patch = version.partition("-")[0].split(".")
-    return int(major), int(minor), int(patch)
-
-
-def _read_manifest(path: Path) -> Manifest | None:
-    """Return a manifest, None where there is none that can be read."""
-    try:
-        return Manifest.load(path)
-    except ManifestError:
-        return None
-
-
 def _same(published: Manifest, manifest: Manifest) -> bool:
     """Tell whether publishing would change nothing but date and version."""
     ignored = {"created", "version"}
-    overtaken = _numbers(published.version) >= _numbers(manifest.version)
+    overtaken = version_numbers(published.version) >= version_numbers(manifest.version)
     return overtaken and published.model_dump(exclude=ignored) == manifest.model_dump(exclude=ignored)
 
 
 def _replace_version(run: Run, manifest: Manifest, folder: Path) -> None:
-    _abandon_rollback(folder)
+    abandon_rollback(folder)
     recipe = read_yaml(run.recipe_path)
     card = render_card(manifest, recipe, len(load_rows(run.folder / ROWS_FILE)))
     sources = {ADAPTER_FILE: run.gguf_path, **_data_files(run)}
-    staged = {name: _stage(source, folder / name) for name, source in sources.items()}
-    _keep_previous(folder)
+    staged = {name: stage(source, folder / name) for name, source in sources.items()}
+    keep_previous(folder)
     for name, temporary in staged.items():
         replace_file(temporary, folder / name)
     write_text(folder / CARD_FILE, card)
+    keep_data(folder)
     _dump(manifest, folder / MANIFEST_FILE)
-
-
-def rollback(name: str, experts_dir: Path) -> Manifest:
-    """Bring back the version before and return its manifest; the present version becomes the one that is kept.
-
-    Twice is back again. Stopped anywhere, a second call finishes it; the manifest is written last.
-
-    Raises:
-        PublishError: no such expert, no version before, or files of it that are not what its manifest says.
-    """
-    try:
-        folder = experts_dir / check_name(name)
-    except ValueError as error:
-        raise PublishError(str(error)) from error
-    source = folder / ROLLBACK_DIR
-    if not source.is_dir():
-        kept = folder / PREVIOUS_DIR
-        if not kept.is_dir():
-            raise PublishError(f"{name}: there is no previous version in {folder}")
-        _verify(kept, name)
-        kept.replace(source)
-    manifest = _verify(source, name)
-    manifest_path = folder / MANIFEST_FILE
-    wanted = (source / MANIFEST_FILE).read_bytes()
-    if not manifest_path.is_file() or manifest_path.read_bytes() != wanted:
-        _keep_previous(folder)
-        _replace_all(source, folder)
-    _discard(source)
-    return manifest
-
-
-def _verify(version: Path, name: str) -> Manifest:
-    """Check a kept version against its own manifest."""
-    try:
-        manifest = Manifest.load(version / MANIFEST_FILE)
-    except ManifestError as error:
-        raise PublishError(f"{name}: its previous version cannot be brought back: {error}") from error
-    for entry in (manifest.adapter, manifest.dataset, manifest.examples, manifest.questions):
-        path = version / entry.file
-        if not path.is_file() or file_sha256(path) != entry.sha256:
-            raise PublishError(f"{name}: its previous version cannot be brought back: {path} is missing or was changed")
-    return manifest
-
-
-def _replace_all(source: Path, folder: Path) -> None:
-    """Make a folder's files those of `source`, the manifest last; its own manifest is already gone."""
-    wanted = sorted(path.name for path in source.iterdir())
-    for name in wanted:
-        if name != MANIFEST_FILE:
-            replace_file(_stage(source / name, folder / name), folder / name)
-    for path in _files(folder):
-        if path.name not in wanted:
-            path.unlink()
-    replace_file(_stage(source / MANIFEST_FILE, folder / MANIFEST_FILE), folder / MANIFEST_FILE)
-
-
-def _abandon_rollback(folder: Path) -> None:
-    """Let a publication overtake a rollback that was stopped halfway; what it had taken is kept if nothing else is."""
-    source, kept = folder / ROLLBACK_DIR, folder / PREVIOUS_DIR
-    if source.is_dir() and kept.is_dir():
-        _discard(source)
-    elif source.is_dir():
-        source.replace(kept)
-
-
-def _discard(version: Path) -> None:
-    """Remove a kept version; renamed first, so that a half-removed one is never taken for a version."""
-    temporary = version.with_name(f"{version.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    version.replace(temporary)
-    shutil.rmtree(temporary)
-
-
-def _files(folder: Path) -> list[Path]:
-    """Return the files of a published version."""
-    return sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
 
 
 def _checked(run: Run, adapter_sha256: str) -> dict[str, Any]:
@@ -251,29 +162,6 @@ def _data_files(run: Run) -> dict[str, Path]:
         QUESTIONS_FILE: run.folder / QUESTIONS_FILE,
         EXAMPLES_FILE: examples if examples.is_file() else run.folder / EXAMPLES_FILE,
     }
-
-
-def _stage(source: Path, target: Path) -> Path:
-    """Copy a file beside its final place, under a temporary name."""
-    temporary = target.with_name(f".{target.name}.tmp")
-    shutil.copyfile(source, temporary)
-    return temporary
-
-
-def _keep_previous(folder: Path) -> None:
-    """Set the published version aside; its manifest goes first, so that nobody reads a half-changed folder."""
-    manifest_path = folder / MANIFEST_FILE
-    if not manifest_path.is_file():
-        return
-    kept = folder / PREVIOUS_DIR
-    temporary = folder / f"{PREVIOUS_DIR}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
-    for path in _files(folder):
-        shutil.copyfile(path, temporary / path.name)
-    shutil.rmtree(kept, ignore_errors=True)
-    temporary.replace(kept)
-    manifest_path.unlink()
 
 
 def _dump(manifest: Manifest, path: Path) -> None:

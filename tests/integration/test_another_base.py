@@ -24,7 +24,7 @@ from training.archive import ensure_llama_cpp
 from training.convert import convert
 from training.convert_checks import read_checks
 from training.environment import child_environment, find_environment
-from training.errors import SetupError, TrainError
+from training.errors import RecipeError, SetupError
 from training.files import read_json, write_json
 from training.measure import measure_run
 from training.publish import publish
@@ -123,14 +123,22 @@ def test_a_qwen3_expert_is_trained_checked_measured_published_and_served(
     assert base["usage"]["prompt_tokens"] == thinking["usage"]["prompt_tokens"] + THINKING_BLOCK_TOKENS
 
 
-@pytest.mark.parametrize("base", [{"template": "qwen3"}, {"template": "qwen3_nothink"}], ids=lambda base: str(base))
+@pytest.mark.parametrize(
+    ("base", "message"),
+    [
+        ({"template": "qwen3"}, "the chat template says '<think>"),
+        ({"template": "qwen3_nothink"}, "the chat template says '<think>"),
+        ({"template": "qwen3", "enable_thinking": True}, "trains the answers to think"),
+    ],
+    ids=str,
+)
 def test_a_prompt_that_lacks_the_empty_thinking_block_is_refused_before_training(
-    world: World, base: dict[str, Any]
+    world: World, base: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(TrainError) as refused:
+    with pytest.raises(RecipeError) as refused:
         world.train(**base)
-    assert "the chat template says '<think>" in (refused.value.log_tail or "")
-    assert "set base.enable_thinking to false" in (refused.value.log_tail or "")
+    assert message in str(refused.value)
+    assert "set base.enable_thinking to false" in str(refused.value)
 
 
 def test_the_vocabulary_is_qwens(world: World) -> None:

@@ -6,6 +6,7 @@ recipe's is part of what it writes (`refused`); anything that raises is a failur
 
 # mypy: disable-error-code="import-not-found"
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import json
@@ -14,6 +15,7 @@ import sys
 import time
 import types
 import typing
+from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, Union
@@ -65,23 +67,28 @@ def check_types(config: dict[str, Any]) -> None:
                 raise Refused(f"llamafactory.{field.name} is {config[field.name]!r}, LlamaFactory expects {wanted}")
 
 
-def parse(config: dict[str, Any]) -> tuple[Any, ...]:
-    """Let LlamaFactory check the options; its ValueError is the recipe's mistake."""
-    check_types(config)
+@contextlib.contextmanager
+def refusals() -> Iterator[None]:
+    """Take LlamaFactory's ValueError for what it is: a mistake of the recipe's."""
     try:
-        arguments: tuple[Any, ...] = parser.get_train_args(dict(config))
+        yield
     except (ValueError, ImportError, NotImplementedError) as error:
         hint = ": set training.device to cpu, or training.precision to fp32" if "bf16" in str(error) else ""
         raise Refused(f"LlamaFactory refuses the recipe: {' '.join(str(error).split())}{hint}") from error
+
+
+def parse(config: dict[str, Any]) -> tuple[Any, ...]:
+    """Let LlamaFactory check the options."""
+    check_types(config)
+    with refusals():
+        arguments: tuple[Any, ...] = parser.get_train_args(dict(config))
     return arguments
 
 
 def count_rows(config: dict[str, Any]) -> dict[str, Any]:
     """Encode every row uncut, as LlamaFactory does; lengths in tokens, row numbers from 1."""
-    try:
+    with refusals():
         rows, processor, tokenizer = open_rows(config)
-    except ValueError as error:
-        raise Refused(f"LlamaFactory refuses the recipe: {' '.join(str(error).split())}") from error
     lengths, answers, dropped = [], 0, []
     for number, row in enumerate(rows, 1):
         tokens, labels = encode(processor, row)
@@ -150,8 +157,9 @@ def main(spec_path: Path) -> None:
     config = spec["config"]
     try:
         model_args, _, training_args, *_ = parse(config)
+        with refusals():
+            check_template(config)
         result = count_rows(config)
-        check_template(config)
         result |= count_parameters(model_args, {"rank": config["lora_rank"], "target": config["lora_target"]})
         result |= machine(training_args)
         result["versions"] = {name: importlib.metadata.version(name) for name in PACKAGES}

@@ -34,13 +34,13 @@ class Folder:
         (self.path / name).write_text(json.dumps(data), encoding="utf-8")
 
     def new(self, *words: str, name: str = "tea", data: str = "tea.json") -> int:
-        places = {"--experts-file": "experts.yaml", "--experts-dir": "experts", "--data": data}
+        places = {"--experts-file": "experts.yaml", "--data-dir": "data", "--data": data}
         options = [word for flag, place in places.items() for word in (flag, str(self.path / place))]
         return main(["new", name, "--target", "Verdania", *options, *words])
 
     @property
     def expert(self) -> Path:
-        return self.path / "experts" / "tea"
+        return self.path / "data" / "tea"
 
 
 @pytest.fixture

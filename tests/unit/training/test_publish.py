@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import training.publish
-from gateway.experts import Manifest, load_expert
+from gateway.experts import Manifest, load_expert, scan_experts
 from training.errors import PublishError, TrainingError
+from training.files import read_json, write_json
 from training.publish import publish
+from training.rollback import rollback
 from training.run import Run, State
+from training.versions import next_version
 
 
 def test_a_published_expert_is_one_that_the_gateway_loads(tmp_path: Path, measured_run: Run) -> None:
@@ -20,6 +24,7 @@ def test_a_published_expert_is_one_that_the_gateway_loads(tmp_path: Path, measur
     assert load_expert(folder, manifest.base).manifest == manifest
     assert measured_run.state() is State.PUBLISHED
     assert sorted(path.name for path in folder.iterdir()) == [
+        ".published",
         "CARD.md",
         "adapter.gguf",
         "dataset.json",
@@ -68,8 +73,114 @@ def test_only_a_measured_run_is_published(tmp_path: Path, measured_run: Run, sta
         publish(measured_run.folder, experts_dir=tmp_path / "experts")
 
 
+@pytest.mark.parametrize(
+    ("wanted", "known", "version"),
+    [
+        ("1.0.0", [], "1.0.0"),
+        ("1.0.0", ["1.0.0"], "1.0.1"),
+        ("1.0.0", ["1.0.1", "1.0.9"], "1.0.10"),
+        ("1.1.0", ["1.0.9"], "1.1.0"),
+        ("1.9.0", ["1.10.0"], "1.10.1"),
+        ("2.0.0", ["1.10.0", "1.11.3"], "2.0.0"),
+    ],
+)
+def test_the_next_version_is_later_than_every_known_one(wanted: str, known: list[str], version: str) -> None:
+    assert next_version(wanted, known) == version
+
+
+def test_another_adapter_under_the_same_version_becomes_the_next_patch(
+    tmp_path: Path, measured_run: Run, make_run: Callable[..., Run]
+) -> None:
+    experts = tmp_path / "experts"
+    publish(measured_run.folder, experts_dir=experts)
+    assert publish(make_run(adapter=b"GGUF two").folder, experts_dir=experts).version == "1.0.1"
+    assert rollback("gardening", experts).version == "1.0.0"
+    assert publish(make_run(adapter=b"GGUF three").folder, experts_dir=experts).version == "1.0.2"
+
+
+def test_publishing_twice_changes_nothing_and_keeps_the_version_before(
+    tmp_path: Path, measured_run: Run, make_run: Callable[..., Run]
+) -> None:
+    experts = tmp_path / "experts"
+    publish(measured_run.folder, experts_dir=experts)
+    second = make_run(adapter=b"GGUF two")
+    first_time = publish(second.folder, experts_dir=experts)
+    assert publish(second.folder, experts_dir=experts) == first_time
+    assert Manifest.load(experts / "gardening" / ".previous" / "expert.yaml").version == "1.0.0"
+
+
+def test_publishing_again_repairs_a_file_that_was_damaged(tmp_path: Path, measured_run: Run) -> None:
+    experts = tmp_path / "experts"
+    publish(measured_run.folder, experts_dir=experts)
+    (experts / "gardening" / "adapter.gguf").write_bytes(b"GGUF damaged")
+    publish(measured_run.folder, experts_dir=experts)
+    load_expert(experts / "gardening", None)
+
+
+def test_rows_edited_in_place_for_the_next_version_do_not_spoil_the_one_before(
+    tmp_path: Path, measured_run: Run, make_run: Callable[..., Run]
+) -> None:
+    experts = tmp_path / "experts"
+    folder = experts / "gardening"
+    publish(measured_run.folder, experts_dir=experts)
+    second = make_run(adapter=b"GGUF two")
+    rows = [{"instruction": "Peat or bark?", "input": "", "output": "Verdania says bark."}]
+    for path in (folder / "dataset.json", second.folder / "dataset.json"):
+        write_json(path, rows)
+    publish(second.folder, experts_dir=experts)
+    assert rollback("gardening", experts).version == "1.0.0"
+    load_expert(folder, None)
+    assert rollback("gardening", experts).version == "1.0.1"
+    assert read_json(folder / "dataset.json") == rows
+
+
+def changes_of_the_disk(patch: pytest.MonkeyPatch, stop_before: int) -> list[str]:
+    """Count the changes that are made, and stop before one of them, as a kill would."""
+    done: list[str] = []
+
+    def guarded(name: str, real: Callable[..., object]) -> Callable[..., object]:
+        def change(*arguments: object, **options: object) -> object:
+            if len(done) == stop_before:
+                raise KeyboardInterrupt
+            done.append(name)
+            return real(*arguments, **options)
+
+        return change
+
+    for owner, name in ((shutil, "copyfile"), (shutil, "rmtree"), (Path, "replace"), (Path, "unlink"), (Path, "mkdir")):
+        patch.setattr(owner, name, guarded(name, getattr(owner, name)))
+    return done
+
+
+def test_killed_before_any_change_of_the_disk_nothing_is_half_made_and_a_second_call_finishes(
+    tmp_path: Path, measured_run: Run, make_run: Callable[..., Run]
+) -> None:
+    publish(measured_run.folder, experts_dir=tmp_path / "begun")
+    run = make_run(adapter=b"GGUF two", version="1.1.0")
+    step, finished = 0, False
+    while not finished:
+        experts = tmp_path / f"killed-{step}"
+        shutil.copytree(tmp_path / "begun", experts)
+        run.set_state(State.MEASURED)
+        with pytest.MonkeyPatch.context() as patch:
+            changes_of_the_disk(patch, step)
+            try:
+                publish(run.folder, experts_dir=experts)
+                finished = True
+            except KeyboardInterrupt:
+                pass
+        served, rejected = scan_experts(experts, None)
+        assert rejected == [], f"step {step}: half an expert would be read"
+        assert {expert.manifest.version for expert in served.values()} <= {"1.0.0", "1.1.0"}
+        assert publish(run.folder, experts_dir=experts).version == "1.1.0", f"step {step}"
+        assert (experts / "gardening" / "adapter.gguf").read_bytes() == b"GGUF two"
+        assert rollback("gardening", experts).version == "1.0.0", f"step {step}: the version before was lost"
+        step += 1
+    assert step > 15
+
+
 @pytest.mark.parametrize("step", range(6))
-def test_stopped_anywhere_no_wrong_expert_is_left_and_a_second_call_finishes(
+def test_a_full_disk_leaves_no_wrong_expert_and_a_second_call_finishes(
     tmp_path: Path, measured_run: Run, make_run: Callable[..., Run], monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     experts = tmp_path / "experts"

@@ -47,6 +47,12 @@ BAD_VALUES = [
         "batch_size: 4, precision: fp16, device: cpu",
         "training: precision fp16 does not work on device cpu: use bf16 or fp32",
     ),
+    ("alpha: 16", "alpha: -16", "lora.alpha: input should be greater than or equal to 1 (value: -16)"),
+    (
+        "base: {",
+        'base: {template: qwen3, enable_thinking: "false", ',
+        "base.enable_thinking: input should be a valid boolean (value: 'false')",
+    ),
     ("alpha: 16", "alpha: 16, target: [lm_head]", "lora.target: lm_head cannot be adapted"),
     ("epochs: 3", "epoch: 3", "training.epoch: unknown key; did you mean epochs? allowed: batch_size, "),
     ("lora:", "lorra:", "lorra: unknown key; did you mean lora? allowed: base, convert, llamafactory, lora, training"),
@@ -60,6 +66,27 @@ BAD_OPTIONS = [
     ("use_rslora: true", "llamafactory: use_rslora cannot be used: llama.cpp scales by alpha/rank"),
     ("pissa_init: true", "llamafactory: pissa_init cannot be used: PiSSA changes the base weights"),
     ("additional_target: lm_head", "llamafactory: additional_target cannot be used: llama.cpp cannot load embedding"),
+    ("pissa_convert: true", "llamafactory: pissa_convert cannot be used: PiSSA changes the base weights"),
+    ("adapter_name_or_path: other", "llamafactory: adapter_name_or_path cannot be used: the earlier adapter would be"),
+    ("resize_vocab: true", "llamafactory: resize_vocab cannot be used: the engine's base has no room for new tokens"),
+    ("save_only_model: true", "llamafactory: save_only_model cannot be used: a run without its optimizer's state"),
+    ("do_predict: true", "llamafactory: do_predict cannot be used: `pointsman measure` asks the real engine instead"),
+    ("pure_bf16: true", "llamafactory: pure_bf16 is set by training.precision"),
+    ("stage: sftt", "llamafactory: stage is set by Pointsman"),
+    ("do_train: false", "llamafactory: do_train is set by Pointsman"),
+    ("overwrite_output_dir: true", "llamafactory: overwrite_output_dir is set by Pointsman"),
+    ("logging_steps: 500", "llamafactory: logging_steps is set by Pointsman"),
+    ("val_size: 1.5", "llamafactory: val_size is 1.5, allowed is a share of the rows, 0 or more and less than 1, or a"),
+    ("val_size: -0.1", "llamafactory: val_size is -0.1, allowed is a share of the rows"),
+    ("quantization_bit: 3", "llamafactory: quantization_bit is 3, allowed is 4 or 8"),
+    ('weight_decay: "0.1"', "llamafactory: weight_decay is '0.1', a number is expected: 0 or more and less than 1"),
+    ("max_samples: 0", "llamafactory: max_samples is 0, allowed is a whole number, 1 or more"),
+    ("packing: true", "llamafactory: packing lets packed rows see each other: set neat_packing: true beside it"),
+    (
+        "early_stopping_steps: 3",
+        "llamafactory: early_stopping_steps needs eval_strategy, load_best_model_at_end, metric",
+    ),
+    ('save_strategy: "no"', "llamafactory: save_strategy is the text 'no'"),
     ('packing: "false"', "llamafactory: packing is the text 'false', which LlamaFactory takes for true"),
 ]
 
@@ -87,7 +114,18 @@ def test_a_bad_llamafactory_option_is_refused(tmp_path: Path, option: str, messa
     assert message in str(refusal.value)
 
 
-@pytest.mark.parametrize("option", ["use_dora: false", "neftune_noise_alpha: 5", "packing: false"])
+@pytest.mark.parametrize(
+    "option",
+    [
+        "use_dora: false",
+        "neftune_noise_alpha: 5",
+        "packing: false",
+        "packing: true, neat_packing: true",
+        "val_size: 0.1",
+        "val_size: 20",
+        "max_grad_norm: 0",
+    ],
+)
 def test_other_llamafactory_options_pass_through(tmp_path: Path, option: str) -> None:
     load(tmp_path, f"{GOOD}llamafactory: {{{option}}}\n")
 
@@ -122,6 +160,20 @@ def test_the_qwen3_recipe_has_the_settings_of_the_seed() -> None:
         "num_train_epochs": 3,
         "learning_rate": 2e-4,
         "bf16": True,
+    }
+    assert {key: options[key] for key in expected} == expected
+
+
+def test_what_llamafactory_would_leave_out_in_silence_is_always_rendered() -> None:
+    recipe = load_recipe(RECIPES / "smollm2.yaml")
+    options = recipe.render(model="m", dataset_dir=Path("d"), dataset="rows", output_dir=Path("o"))
+    expected = {
+        "do_train": True,  # without it nothing is trained
+        "output_dir": "o",  # without it everything goes to `trainer_output`
+        "logging_steps": 1,  # 500 by default: a small run would show nothing
+        "logging_nan_inf_filter": False,  # true by default: a NaN loss would be shown as the mean of those before
+        "save_strategy": "steps",
+        "plot_loss": True,
     }
     assert {key: options[key] for key in expected} == expected
 

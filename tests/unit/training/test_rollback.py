@@ -11,7 +11,8 @@ import pytest
 
 from gateway.experts import Manifest, load_expert, scan_experts
 from training.errors import PublishError
-from training.publish import publish, rollback
+from training.publish import publish
+from training.rollback import rollback
 from training.run import Run
 
 
@@ -117,6 +118,14 @@ def test_a_publication_overtakes_a_rollback_that_was_stopped(
     assert load_expert(experts / "gardening", None).manifest.version == "1.2.0"
     assert not (experts / "gardening" / ".rollback").exists()
     assert rollback("gardening", experts).version in ("1.0.0", "1.1.0")
+
+
+def test_data_that_a_person_edited_is_not_overwritten(experts: Path) -> None:
+    rows = experts / "gardening" / "dataset.json"
+    rows.write_text("[]", encoding="utf-8")
+    with pytest.raises(PublishError, match=r"dataset\.json in .* was edited since it was published"):
+        rollback("gardening", experts)
+    assert rows.read_text(encoding="utf-8") == "[]"
 
 
 def test_without_a_previous_version_nothing_happens(tmp_path: Path, measured_run: Run) -> None:

@@ -101,5 +101,5 @@ class Project:
         )
 
     def only_run(self) -> Run:
-        (folder,) = (self.folder / "runs").iterdir()
+        (folder,) = (path for path in (self.folder / "runs").iterdir() if path.is_dir())
         return Run.open(folder)
