@@ -26,6 +26,7 @@ CHILD = """#!{python}
 import json, pathlib, sys
 script, arguments = pathlib.Path(sys.argv[2]).name, sys.argv[3:]
 if script == "convert_lora_to_gguf.py":
+    print(" ".join(arguments))
     from gguf import GGUFWriter
     import numpy
     writer = GGUFWriter(arguments[arguments.index("--outfile") + 1], "llama")
@@ -208,10 +209,19 @@ def test_an_adapter_that_cannot_be_converted_is_refused_before_anything_runs(con
     assert not (converted.run.folder / "convert.log").exists()
 
 
-def test_a_failed_training_run_is_not_converted(converted: Converted) -> None:
-    converted.run.set_state(State.FAILED)
-    with pytest.raises(TrainingError, match="the run is failed"):
+@pytest.mark.parametrize("state", [State.FAILED, State.STOPPED, State.TRAINING])
+def test_a_failed_training_run_is_not_converted(converted: Converted, state: State) -> None:
+    """A stopped one has an adapter that looks whole."""
+    converted.run.set_state(state)
+    with pytest.raises(TrainingError, match=f"the run is {state.value}"):
         converted.convert(ScriptedEngine())
+
+
+def test_the_converter_is_told_its_base(converted: Converted) -> None:
+    """Left alone it asks a hub for what the adapter's own note names."""
+    converted.convert(ScriptedEngine())
+    weights = converted.run.facts()["training_weights"]
+    assert f"--base {weights} " in (converted.run.folder / "convert.log").read_text(encoding="utf-8")
 
 
 def test_the_figures_reach_the_manifest(measured_run: Run, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from training.environment import child_environment, ensure_environment, environment_dir, find_environment
+from training.environment import REQUIREMENTS, child_environment, ensure_environment, environment_dir, find_environment
 from training.errors import SetupError
 
 
@@ -43,3 +43,8 @@ def test_an_environment_of_ones_own_must_exist(tmp_path: Path, monkeypatch: pyte
 def test_idle_worker_threads_do_not_spin(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     assert child_environment()["OMP_WAIT_POLICY"] == "PASSIVE"
+
+
+def test_torchaudio_is_required() -> None:
+    """LlamaFactory imports it even for text, and does not name it among its requirements."""
+    assert "torchaudio==" in REQUIREMENTS.read_text(encoding="utf-8")
