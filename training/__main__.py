@@ -126,10 +126,14 @@ def execute(given: argparse.Namespace) -> None:
             print(f"expert {measurement.rate('expert')}; base {measurement.rate('base')}")
         case "publish":
             manifest = publish(given.run, experts_dir=given.experts_dir, minimum_hit_rate=given.minimum_hit_rate)
-            print(f"published {manifest.name} {manifest.version}; {reload_gateway(given.gateway, given.cache_dir)}")
+            print(f"published {manifest.name} {manifest.version}; {_tell(given, manifest.name)}")
         case "rollback":
             manifest = rollback(given.name, given.experts_dir)
-            print(f"{manifest.name} is {manifest.version} again; {reload_gateway(given.gateway, given.cache_dir)}")
+            print(f"{manifest.name} is {manifest.version} again; {_tell(given, manifest.name)}")
+
+
+def _tell(given: argparse.Namespace, expert: str) -> str:
+    return reload_gateway(given.gateway, given.cache_dir, [expert])
 
 
 def _new(given: argparse.Namespace) -> None:

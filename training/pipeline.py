@@ -70,7 +70,7 @@ def pipeline(
             run = _run_of(expert, recipe_path, places, journal, display, as_begun=as_begun)
             manifests.append(_finish(run, places, display, minimum_hit_rate=minimum_hit_rate, as_begun=as_begun))
         if places.gateway:
-            display.say(reload_gateway(places.gateway, places.cache_dir or default_cache_dir()))
+            display.say(reload_gateway(places.gateway, places.cache_dir or default_cache_dir(), names))
     journal.forget(names)
     return manifests
 

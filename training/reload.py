@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
+
+from training.errors import PublishError
 
 __all__ = ["reload_gateway"]
 
 _TIMEOUT_S = 300.0  # a reload starts an engine and fits the router
 
 
-def reload_gateway(url: str, cache_dir: Path) -> str:
-    """Ask the gateway at `url` to pick up published experts; returns what happened, in a few words.
+def reload_gateway(url: str, cache_dir: Path, names: Sequence[str]) -> str:
+    """Ask the gateway at `url` to pick up the experts `names`; returns what happened, in a few words.
 
     The admin key is `$GATEWAY_ADMIN_KEY`, or the one the gateway keeps in the cache.
+
+    Raises:
+        PublishError: a gateway runs there, and does not serve them now: says why. They stay published.
     """
     key = os.environ.get("GATEWAY_ADMIN_KEY", "")
     key_file = cache_dir / "admin.key"
@@ -24,10 +31,26 @@ def reload_gateway(url: str, cache_dir: Path) -> str:
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
         answer = httpx.post(f"{url.rstrip('/')}/admin/reload", headers=headers, timeout=_TIMEOUT_S, trust_env=False)
-    except httpx.ConnectError:
+    except (httpx.ConnectError, httpx.ConnectTimeout):
         return f"no gateway is running at {url}"
-    except httpx.HTTPError as error:
-        return f"the gateway at {url} could not be told: {error or type(error).__name__}"
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise PublishError(
+            f"published, but the gateway at {url} could not be told: {error or type(error).__name__}"
+        ) from error
     if answer.status_code != 200:
-        return f"the gateway at {url} refused to reload: {answer.status_code} {answer.text[:300]}"
-    return f"the gateway at {url} serves {', '.join(answer.json()['experts'])}"
+        raise PublishError(
+            f"published, but the gateway at {url} refused to reload: {answer.status_code} {answer.text[:300]}"
+        )
+    return _outcome(url, answer.json(), names)
+
+
+def _outcome(url: str, answer: dict[str, Any], names: Sequence[str]) -> str:
+    rejected = {row["name"]: row["reason"] for row in answer["rejected"]}
+    for name in names:
+        if name in rejected:
+            raise PublishError(f"published, but the gateway at {url} does not serve {name}: {rejected[name]}")
+        if name not in answer["experts"]:
+            raise PublishError(
+                f"published, but the gateway at {url} does not know {name}: does it read another experts directory?"
+            )
+    return f"the gateway at {url} serves {', '.join(answer['experts'])}"

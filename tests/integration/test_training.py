@@ -25,6 +25,7 @@ from gateway.base import default_cache_dir
 from training.environment import find_environment
 from training.errors import SetupError
 from training.files import read_json, write_json
+from training.follow import read_progress
 from training.run import Run, State
 from training.trainer import train_in_child
 
@@ -95,6 +96,24 @@ class Project:
         eventually(lambda: not any(map(is_running, children)), 60, f"the end of {children} after a kill while {what}")
         assert not (self.folder / "experts" / "tea" / "expert.yaml").exists()
 
+    def stop_when_a_step_is_done(self) -> None:
+        """Interrupt the pipeline as a Ctrl-C does: the step in progress is finished and saved."""
+        before = self.last_step()
+        process = self.start(*self.pipeline())
+        eventually(lambda: self.last_step() > before or process.poll() is not None, LIMIT_S, "a step", every_s=0.02)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(LIMIT_S) == 2
+        run = self.only_run()
+        assert run is not None
+        assert run.state() is State.STOPPED, self.output
+        assert f"checkpoint-{self.last_step()} was saved" in self.output
+        assert (run.adapter_dir / f"checkpoint-{self.last_step()}" / "complete").is_file()
+
+    def last_step(self) -> int:
+        run = self.only_run()
+        rows = read_progress(run.progress_path)[0] if run else []
+        return rows[-1]["step"] if rows else 0
+
     def only_run(self) -> Run | None:
         runs = list((self.folder / "runs").glob("tea-*"))
         assert len(runs) <= 1, "a resumed pipeline began another run"
@@ -152,6 +171,7 @@ def test_killed_in_every_step_a_strangers_data_still_becomes_a_served_expert(
     project.kill_when(lambda: has_child(project, "plan.py"), "planning")
     assert project.only_run() is None
     project.kill_when(project.has_checkpoint, "training")
+    project.stop_when_a_step_is_done()
     project.kill_when(lambda: project.is_in(State.TRAINED), "converting")
     project.kill_when(lambda: project.is_in(State.CONVERTED), "measuring")
     project.run(*project.pipeline())
