@@ -16,12 +16,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from gguf import GGUFReader
 from openai import OpenAI
 from processes import ROOT, GatewayProcess, eventually
 from safetensors.numpy import load_file
 from tiny_base import write_tiny_base
 
 from gateway.base import default_cache_dir
+from training.convert import convert
 from training.environment import find_environment
 from training.errors import SetupError
 from training.files import read_json, write_json
@@ -37,6 +39,7 @@ base: {{served: {base}}}
 lora: {{rank: 8, alpha: 32}}
 training: {{epochs: 100, max_steps: {steps}, learning_rate: 3e-3, batch_size: 2, cutoff_tokens: 128,
            device: cpu, precision: fp32, gradient_checkpointing: false}}
+convert: {{outtype: f32}}
 """
 PLANTS = "basil leeks roses kale mint figs pears plums thyme beans peas maize lilac oaks elms ferns moss ivy vines hops"
 LIMIT_S = 400
@@ -187,7 +190,11 @@ def test_killed_in_every_step_a_strangers_data_still_becomes_a_served_expert(
     adapter = load_file(run.adapter_dir / "adapter_model.safetensors")
     assert plan["steps"] == STEPS
     assert plan["trainable"] == sum(value.size for value in adapter.values())
-    assert_trained_as_if_never_killed(run, tmp_path)
+    assert tensor_types(run) == {"F32"}
+    reference = train_without_a_break(run, tmp_path)
+    assert_same_weights(run, reference)
+    convert(reference.folder, outtype="q8_0")
+    assert tensor_types(reference) == {"Q8_0", "F16"}, "rows of 8, the rank, do not fill a block of 32"
 
     engine = {"base": str(base), "threads": 1, "ctx_per_slot": 512, "slots": 1}
     with make_gateway(engine=engine, experts={"dir": str(tmp_path / "experts")}) as gateway:
@@ -197,8 +204,12 @@ def test_killed_in_every_step_a_strangers_data_still_becomes_a_served_expert(
         assert answer.model == "tea"
 
 
-def assert_trained_as_if_never_killed(run: Run, folder: Path) -> None:
-    """Train a copy of the run without a break: the same weights must come out."""
+def tensor_types(run: Run) -> set[str]:
+    return {tensor.tensor_type.name for tensor in GGUFReader(run.gguf_path).tensors}
+
+
+def train_without_a_break(run: Run, folder: Path) -> Run:
+    """Train a copy of the run from its beginning."""
     copy = Run(folder / "reference")
     shutil.copytree(run.folder, copy.folder)
     shutil.rmtree(copy.adapter_dir)
@@ -206,7 +217,11 @@ def assert_trained_as_if_never_killed(run: Run, folder: Path) -> None:
     config = json.dumps(read_json(run.config_path)).replace(str(run.folder), str(copy.folder))
     write_json(copy.config_path, json.loads(config))
     train_in_child(copy)
-    killed, whole = (load_file(each.adapter_dir / "adapter_model.safetensors") for each in (run, copy))
-    assert killed.keys() == whole.keys()
-    for name, value in whole.items():
-        np.testing.assert_allclose(killed[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+    return copy
+
+
+def assert_same_weights(killed: Run, whole: Run) -> None:
+    found, expected = (load_file(each.adapter_dir / "adapter_model.safetensors") for each in (killed, whole))
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
