@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,14 +24,16 @@ __all__ = ["CHILD_SCRIPTS", "ask_child", "end_child", "last_lines", "run_child",
 CHILD_SCRIPTS = Path(__file__).parent / "child"
 
 
-def start_child(python: Path | str, script: Path, *arguments: str, log: IO[bytes]) -> subprocess.Popen[bytes]:
+def start_child(
+    python: Path | str, script: Path, *arguments: str, log: IO[bytes], launcher: Sequence[str] = ()
+) -> subprocess.Popen[bytes]:
     """Start a script in a session of its own; standard output and error go to `log`.
 
     A Ctrl-C in the terminal reaches the caller alone. The child is killed when the caller closes the child's standard
-    input, or ends.
+    input, or ends. `launcher` stands between Python and the script: what starts it once for each device.
     """
     return subprocess.Popen(
-        [str(python), str(CHILD_SCRIPTS / "tied.py"), str(script), *arguments],
+        [str(python), *launcher, str(CHILD_SCRIPTS / "tied.py"), str(script), *arguments],
         stdin=subprocess.PIPE,
         stdout=log,
         stderr=subprocess.STDOUT,

@@ -7,6 +7,7 @@ in `child/`, in the training environment. Going on with a run that was stopped o
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from training.environment import find_environment
 from training.errors import RecipeError, TrainError
 from training.files import read_json, write_json, write_text
 from training.follow import StopRequests, follow, read_progress
+from training.launch import launcher_arguments
 from training.plan import Plan, make_plan
 from training.recipe import Recipe, load_recipe, recipe_sha256
 from training.run import Run, State
@@ -167,7 +169,8 @@ def train_in_child(run: Run) -> None:
         run.set_state(State.TRAINING)
         spec_path = _write_spec(run)
         with run.log_path.open("ab") as log:
-            child = start_child(run.facts()["python"], TRAIN_SCRIPT, str(spec_path), log=log)
+            launcher = launcher_arguments(os.environ)
+            child = start_child(run.facts()["python"], TRAIN_SCRIPT, str(spec_path), log=log, launcher=launcher)
         with StopRequests(child) as stops:
             follow(child, run.progress_path, run.folder.name)
         _judge(child.returncode, run, asked_to_stop=stops.count > 0)
@@ -199,7 +202,7 @@ def _judge(returncode: int, run: Run, *, asked_to_stop: bool) -> None:
     name, state = run.folder.name, _outcome(run)
     if returncode == 0 and state == "finished":
         _finish(run)
-    elif (returncode == 0 and state == "stopped") or asked_to_stop:
+    elif state == "stopped" or asked_to_stop:  # torchrun's own exit code is 1 then
         checkpoint = last_checkpoint(run.adapter_dir)
         kept = f"{checkpoint.name} was saved" if checkpoint else "nothing was saved"
         run.set_state(State.STOPPED, f"stopped by a signal; {kept}")

@@ -30,6 +30,7 @@ PACKAGES = ("llamafactory", "transformers", "peft", "torch", "accelerate", "data
 HEADS = ("lm_head", "output_layer", "embed_out")
 MATRIX = 1024
 THINK = "<think>"
+ON = ("1", "true", "y")
 
 
 class Refused(Exception):
@@ -133,6 +134,26 @@ def count_parameters(model_args: Any, lora: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def take_one_device(config: dict[str, Any]) -> int:
+    """Leave this process one device, as LlamaFactory wants it alone; return how many the run will train on.
+
+    Raises:
+        Refused: several devices, and nothing that starts the run on them.
+    """
+    found = torch.cuda.device_count()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if found > 1:
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible.split(",")[0] if visible else "0"
+    if os.environ.pop("USE_RAY", "0").lower() in ON:
+        return int(config.get("ray_num_workers", 1))
+    if os.environ.get("FORCE_TORCHRUN", "0").lower() in ON:
+        processes = os.environ.get("NPROC_PER_NODE", "auto")
+        return int(processes) if processes.isdecimal() else found or os.cpu_count() or 1
+    if found > 1 and not config["use_cpu"]:
+        raise Refused(f"there are {found} GPUs: set FORCE_TORCHRUN=1, or CUDA_VISIBLE_DEVICES to one of them")
+    return 1
+
+
 def machine(training_args: Any) -> dict[str, Any]:
     """Return what the run would compute on, with the speed of a matrix product timed now."""
     device = training_args.device
@@ -147,8 +168,7 @@ def machine(training_args: Any) -> dict[str, Any]:
         name, memory = torch.cuda.get_device_name(device), torch.cuda.get_device_properties(device).total_memory
     else:
         name, memory = f"{os.cpu_count()} CPU cores", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    devices = max(1, training_args.n_gpu) * training_args.world_size
-    return {"device": name, "memory_bytes": memory, "devices": devices, "flops": max(rates[1:])}
+    return {"device": name, "memory_bytes": memory, "flops": max(rates[1:])}
 
 
 def main(spec_path: Path) -> None:
@@ -156,12 +176,13 @@ def main(spec_path: Path) -> None:
     spec = json.loads(spec_path.read_text(encoding="utf-8"))
     config = spec["config"]
     try:
+        devices = take_one_device(config)
         model_args, _, training_args, *_ = parse(config)
         with refusals():
             check_template(config)
         result = count_rows(config)
         result |= count_parameters(model_args, {"rank": config["lora_rank"], "target": config["lora_target"]})
-        result |= machine(training_args)
+        result |= machine(training_args) | {"devices": devices}
         result["versions"] = {name: importlib.metadata.version(name) for name in PACKAGES}
     except (Refused, TemplateMismatch) as refusal:
         result = {"refused": str(refusal)}
