@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from gateway.experts import file_sha256
-from training.children import ask_child
 from gateway.gguf_header import read_gguf_metadata
+from training.children import ask_child
 from training.convert_engine import Generated, Probe, ProbeEngine
 from training.dataset import load_questions
 from training.description import QUESTIONS_FILE, ExpertDescription

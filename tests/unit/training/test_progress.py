@@ -106,10 +106,12 @@ def test_long_steps_are_saved_by_the_clock(
     assert callback.on_step_end(arguments, state(2), TrainerControl()).should_save
 
 
-def test_a_signal_stops_after_the_step_with_a_checkpoint(progress: ModuleType, arguments: SimpleNamespace) -> None:
+def test_a_signal_stops_after_the_step_with_a_checkpoint(
+    progress: ModuleType, arguments: SimpleNamespace, tmp_path: Path
+) -> None:
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        callback = progress.StopCallback()
+        callback = progress.StopCallback(tmp_path / "stop")
         assert not callback.on_step_end(arguments, state(1), TrainerControl()).should_training_stop
         signal.raise_signal(signal.SIGTERM)
         control = callback.on_step_end(arguments, state(2), TrainerControl())
