@@ -26,6 +26,15 @@ class Engine:
     swap_s: float = 0.005
     shared_tokens: int = 28
     batch_tokens: int = 256
+    unified: bool = True
+    """One pool of KV; without it only neighbouring slots are decoded together, and each group costs a step."""
+
+    def groups(self, slots: list[int]) -> list[int]:
+        """How many are decoded together, one step after another."""
+        if self.unified or not slots:
+            return [len(slots)]
+        starts = [n for n, slot in enumerate(sorted(slots)) if slot - 1 not in slots]
+        return [end - start for start, end in zip(starts, [*starts[1:], len(slots)], strict=True)]
 
     def step(self, decoding: int, prompt_tokens: int) -> float:
         known = self.step_s
@@ -49,6 +58,7 @@ class Job(Arrival):
 @dataclass
 class _Answer:
     request_id: int
+    slot: int
     prompt_left: int
     left: int
 
@@ -82,7 +92,7 @@ class EngineSimulator(Simulator):
         self.reused_tokens += reused if job.reusable else 0
         self.reusable_tokens += job.reusable
         self.computed_tokens += job.prompt_tokens - reused
-        answer = _Answer(request.id, job.prompt_tokens - reused, job.tokens)
+        answer = _Answer(request.id, slot[1], job.prompt_tokens - reused, job.tokens)
         self._answers.setdefault(lease.backend, []).append(answer)
         self._step(lease.backend)
 
@@ -99,7 +109,9 @@ class EngineSimulator(Simulator):
                 part = min(room, answer.prompt_left)
                 read.append((answer, part))
                 room -= part
-        seconds = self.engine.step(len(decoding), sum(part for _, part in read))
+        groups = self.engine.groups([answer.slot for answer in decoding])
+        seconds = sum(self.engine.step(together, 0) for together in groups)
+        seconds += self.engine.step(0, sum(part for _, part in read))
         self.busy_s += seconds
         self._stepping.add(name)
         self._later(seconds, "stepped", name, decoding, read)

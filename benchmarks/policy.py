@@ -23,7 +23,7 @@ from datetime import datetime
 from pathlib import Path
 
 import serving
-from engine_model import EngineSimulator, Job
+from engine_model import Engine, EngineSimulator, Job
 
 from gateway.pace import Pace
 from gateway.scheduler import Scheduler
@@ -41,6 +41,7 @@ class Policy:
     most_s: float = 10.0
     at_once: int = 4
     slots: int = 16
+    unified: bool = True
 
 
 POLICIES = (
@@ -51,6 +52,8 @@ POLICIES = (
     Policy("quantum 8 answers", answers=8, most_s=30.0),
     Policy("4 slots", slots=4),
     Policy("8 slots", slots=8),
+    Policy("16 slots, KV apart", unified=False),
+    Policy("4 slots, KV apart", slots=4, unified=False),
     Policy("8 at once, 16 slots", at_once=8),
     Policy("8 at once, 32 slots", at_once=8, slots=32),
 )
@@ -101,7 +104,7 @@ class Trace:
 
 def world(policy: Policy) -> World:
     scheduler = Scheduler(pace=Pace(policy.most_s, policy.answers), max_queue=100_000, max_queue_per_client=100_000)
-    made = World(scheduler, swap_s=0.005)
+    made = World(scheduler, swap_s=0.005, engine=Engine(unified=policy.unified))
     made.up("b0", policy.slots, frozenset(EXPERTS), policy.at_once)
     return made
 

@@ -117,7 +117,7 @@ class GatewayProcess:
     def admin(self, method: str, path: str, **kwargs: Any) -> Any:
         headers = {"authorization": f"Bearer {ADMIN_KEY}"}
         answer = httpx.request(method, f"{self.url}/admin/{path}", headers=headers, timeout=120, **kwargs)
-        assert answer.status_code == 200, answer.text
+        assert answer.is_success, answer.text
         return answer.json()
 
     def status(self) -> Any:

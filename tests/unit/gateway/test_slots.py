@@ -52,8 +52,24 @@ def test_an_expert_keeps_to_its_own_slots_so_that_the_common_beginning_of_its_pr
 
 
 def test_but_takes_one_that_is_much_older() -> None:
-    slots = used(2, ("a", "x", 1.0), ("b", "y", 60.0))
-    assert take(slots, "b", "new", 61.0) == (0,)
+    slots = used(2, ("a", "x", 1.0), ("b", "y", 160.0))
+    assert take(slots, "b", "new", 161.0) == (0,)
+
+
+def test_an_expert_begins_in_a_part_of_its_own() -> None:
+    """Four run at once, so slots 0 to 3 are one part, 4 to 7 the next."""
+    slots = used(8, ("a", "x", 1.0), ("b", "y", 2.0), ("a", "z", 3.0), at_once=4)
+    assert slots.knows("b", "y")
+    assert take(slots, "b", "y", 4.0) == (4,)
+    assert take(slots, "a", "x", 4.0) == (0,)
+    assert take(slots, "a", "z", 4.0) == (1,)
+
+
+def test_a_slot_beside_a_running_one_is_preferred() -> None:
+    """Only neighbours are decoded together by a server whose slots have their KV apart."""
+    slots = used(4, *(("a", f"talk {number}", float(number)) for number in range(4)))
+    assert take(slots, "a", "talk 2", 9.0) == (2,)
+    assert take(slots, "a", "new", 9.0) == (1,)
 
 
 def test_a_conversation_that_came_back_keeps_its_slot_while_single_questions_pass() -> None:
