@@ -14,9 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gguf import GGUFReader
-
 from gateway.experts import file_sha256
+from gateway.gguf_header import read_gguf_metadata
 from training.convert_engine import Generated, Probe, ProbeEngine
 from training.dataset import load_questions
 from training.description import QUESTIONS_FILE, ExpertDescription
@@ -136,9 +135,9 @@ def _check_endpoint(engine: Probe, messages: list[dict[str, str]]) -> None:
 
 def _end_ids(gguf: Path) -> frozenset[int]:
     """Return the tokens that the GGUF itself names as the end of a turn."""
-    reader = GGUFReader(gguf)
-    fields = [reader.get_field(f"tokenizer.ggml.{key}_token_id") for key in END_KEYS]
-    return frozenset(int(field.contents()) for field in fields if field is not None)
+    metadata = read_gguf_metadata(gguf)
+    found = [metadata.get(f"tokenizer.ggml.{key}_token_id") for key in END_KEYS]
+    return frozenset(value for value in found if isinstance(value, int))
 
 
 def _conversations(run: Run, system_prompt: str | None) -> list[list[dict[str, str]]]:

@@ -7,6 +7,7 @@ scripts in `child/`, in the training environment.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -28,6 +29,7 @@ from training.description import EXAMPLES_FILE, QUESTIONS_FILE, ROWS_FILE, Exper
 from training.environment import child_environment, find_environment
 from training.errors import RecipeError, TrainError
 from training.files import read_json, write_json
+from training.launch import launcher_arguments
 from training.recipe import Recipe, load_recipe, recipe_sha256
 from training.run import Run, State
 
@@ -113,7 +115,7 @@ def _train_in_child(run: Run, recipe: Recipe, weights: str, python: Path) -> Non
     spec_path = run.folder / "spec.json"
     write_json(spec_path, spec)
     run.set_state(State.TRAINING)
-    command = [str(python), str(TRAIN_SCRIPT), str(spec_path)]
+    command = [str(python), *launcher_arguments(os.environ), str(TRAIN_SCRIPT), str(spec_path)]
     with run.log_path.open("wb") as log:
         # A session of its own: Ctrl-C reaches this process alone, which then asks the child to stop after its step.
         child = subprocess.Popen(
@@ -134,7 +136,7 @@ def _judge(returncode: int, outcome_path: Path, run: Run, *, asked_to_stop: bool
     outcome = read_json(outcome_path)["state"] if outcome_path.is_file() else None
     if returncode == 0 and outcome == "finished":
         run.set_state(State.TRAINED)
-    elif returncode == 0 and outcome == "stopped":
+    elif outcome == "stopped":  # torchrun's own exit code is 1 then
         run.set_state(State.STOPPED, "stopped by a signal; the adapter so far was saved")
         raise TrainError(f"{run.folder.name} was stopped; its checkpoint stands in {run.adapter_dir}")
     elif asked_to_stop:

@@ -20,15 +20,16 @@ import pytest
 from processes import GatewayProcess
 
 from gateway.base import Kind, default_cache_dir, resolve
+from gateway.gguf_header import read_gguf_metadata
 from training.archive import ensure_llama_cpp
 from training.convert import convert
 from training.convert_checks import read_checks
 from training.environment import child_environment, find_environment
-from training.errors import SetupError, TrainError
-from training.files import read_json, write_json
+from training.errors import SetupError, TrainingError
+from training.files import write_json
 from training.measure import measure_run
 from training.publish import publish
-from training.run import Run
+from training.run import Run, State
 from training.trainer import train
 
 pytestmark = [pytest.mark.training, pytest.mark.integration, pytest.mark.timeout(900)]
@@ -123,22 +124,24 @@ def test_a_qwen3_expert_is_trained_checked_measured_published_and_served(
     assert base["usage"]["prompt_tokens"] == thinking["usage"]["prompt_tokens"] + THINKING_BLOCK_TOKENS
 
 
-@pytest.mark.parametrize("base", [{"template": "qwen3"}, {"template": "qwen3_nothink"}], ids=lambda base: str(base))
-def test_a_prompt_that_lacks_the_empty_thinking_block_is_refused_before_training(
-    world: World, base: dict[str, Any]
-) -> None:
-    with pytest.raises(TrainError) as refused:
-        world.train(**base)
-    assert "the chat template says '<think>" in (refused.value.log_tail or "")
-    assert "set base.enable_thinking to false" in (refused.value.log_tail or "")
+def test_a_prompt_that_lacks_the_empty_thinking_block_is_refused_before_training(world: World) -> None:
+    with pytest.raises(TrainingError) as refused:
+        world.train(template="qwen3_nothink")
+    assert "set base.enable_thinking to false" in f"{refused.value} {getattr(refused.value, 'log_tail', '')}"
+
+
+def test_torchrun_trains_on_two_processes_with_our_progress(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_TORCHRUN", "1")
+    monkeypatch.setenv("NPROC_PER_NODE", "2")
+    run = world.train(steps=3, template="qwen3", enable_thinking=False)
+    assert run.state() is State.TRAINED
+    progress = [json.loads(line) for line in run.progress_path.read_text(encoding="utf-8").splitlines()]
+    # Six rows, two to each of two processes: three rows each, two steps an epoch.
+    assert [(row["step"], round(row["epoch"], 2)) for row in progress] == [(1, 0.5), (2, 1.0), (3, 1.5)]
 
 
 def test_the_vocabulary_is_qwens(world: World) -> None:
     """The converter recognises a pre-tokenizer by the tokens it makes; a wrong merge anywhere would change them."""
-    from gguf import GGUFReader
-
-    reader = GGUFReader(world.gguf)
-    field = reader.get_field("tokenizer.ggml.pre")
-    assert field is not None
-    assert field.contents() == "qwen2"
-    assert read_json(world.weights / "config.json")["model_type"] == "qwen3"
+    metadata = read_gguf_metadata(world.gguf)
+    assert metadata["tokenizer.ggml.pre"] == "qwen2"
+    assert metadata["general.architecture"] == "qwen3"

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 
@@ -72,19 +73,32 @@ class ProgressCallback(TrainerCallback):
 class StopCallback(TrainerCallback):
     """Turn SIGINT and SIGTERM into a stop after the step in progress, with a checkpoint."""
 
-    def __init__(self) -> None:
+    def __init__(self, mark: Path) -> None:
+        """Listen to signals.
+
+        Args:
+            mark: a file that tells workers in other processes, which get no signal under Ray.
+        """
         self.requested = False
+        self.mark = mark
+        mark.unlink(missing_ok=True)
         signal.signal(signal.SIGINT, self.request)
         signal.signal(signal.SIGTERM, self.request)
 
     def request(self, signum: int, frame: FrameType | None) -> None:
         """Remember that a stop was asked for."""
         self.requested = True
+        self.mark.touch()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> TrainerControl:
-        """Stop and save when a stop was asked for."""
+        """Stop and save when a stop was asked for, all workers of a distributed run at the same step."""
+        self.requested = self.requested or self.mark.exists()
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            asked = torch.tensor(int(self.requested), device=args.device)
+            torch.distributed.all_reduce(asked, torch.distributed.ReduceOp.MAX)
+            self.requested = bool(asked.item())
         if self.requested:
             control.should_training_stop = True
             control.should_save = True
