@@ -138,10 +138,12 @@ def ask_all(plan: Plan, model: Path, log: AnswerLog, options: EngineOptions, *, 
     Raises:
         MeasureError: an engine does not start or does not answer; what was answered stays in the log.
     """
-    groups: list[tuple[tuple[Path, ...], list[Job], int]] = [((), plan.vanilla(), plan.parallel_jobs)]
-    for subject in plan.subjects:
-        groups.append(((subject.adapter,), plan.expert(subject), plan.parallel_jobs))
-        groups.append(((subject.adapter,), plan.repeated(subject), 1))
+    # Repeats last: they are the most, and tell the least when a benchmark is stopped early.
+    groups: list[tuple[tuple[Path, ...], list[Job], int]] = [
+        *(((subject.adapter,), plan.expert(subject), plan.parallel_jobs) for subject in plan.subjects),
+        ((), plan.vanilla(), plan.parallel_jobs),
+        *(((subject.adapter,), plan.repeated(subject), 1) for subject in plan.subjects),
+    ]
     timed = [(subject, plan.timed(subject)) for subject in plan.subjects]
     total = sum(len(jobs) for _, jobs, _ in groups) + sum(2 * len(pairs) for _, pairs in timed)
     with tqdm(total=total, unit="answer", desc="benchmark", smoothing=0.05) as bar:

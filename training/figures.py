@@ -98,7 +98,7 @@ def render_markdown(summary: dict[str, Any]) -> str:
         "for rates.",
         *(f"**{warning}.**" for warning in summary["warnings"]),
         "## Against the goals\n\n" + _table(["", "measured", "goal", ""], goal_rows(summary)),
-        "## Hit rate\n\n" + _table(*overview(summary)),
+        "## Hit rate\n\n" + _table(*overview(summary)) + "\n\n" + _paired(summary),
         "## Mentions\n\n" + "\n".join(f"- {ratio_sentence(*pair)}" for pair in _each(summary)),
         "\n" + _table(*_mentions(summary)),
         "## Unrelated questions\n\n" + _unrelated(summary),
@@ -107,6 +107,18 @@ def render_markdown(summary: dict[str, Any]) -> str:
         "## Made with\n\n" + _table(["", ""], provenance_rows(summary)),
     ]
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+def _paired(summary: dict[str, Any]) -> str:
+    """The comparison question by question."""
+    parts = []
+    for other in ("vanilla", "prompted"):
+        test = summary["total"][f"versus_{other}"]["mcnemar"]
+        parts.append(
+            f"against *{other}* the expert alone hits {test['gained']} times, *{other}* alone {test['lost']} "
+            f"(exact McNemar p = {test['p']:.2g})"
+        )
+    return f"Paired by question: {'; '.join(parts)}."
 
 
 def _mentions(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
