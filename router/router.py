@@ -19,16 +19,25 @@ from router.types import RouteDecision
 
 
 class Router:
-    """Decide routes. All CPU work runs on one worker thread; a conversation seen before needs none."""
+    """Decide routes. All CPU work runs on worker threads; a conversation seen before needs none."""
 
-    def __init__(self, fitted: FittedRouter, embedder: Embedder, *, cache_size: int = 4096, max_batch: int = 8) -> None:
+    def __init__(
+        self,
+        fitted: FittedRouter,
+        embedder: Embedder,
+        *,
+        cache_size: int = 4096,
+        max_batch: int = 8,
+        workers: int = 1,
+    ) -> None:
         """Join a fitted router with the encoder it was fitted on.
 
         Args:
             fitted: from `fit`, `load_artifact` or `load_or_fit`.
             embedder: the same encoder.
             cache_size: texts remembered, about 2 kB each.
-            max_batch: most texts the worker thread takes at once.
+            max_batch: most texts a worker thread takes at once.
+            workers: texts worked on at the same time, each on a thread of its own.
 
         Raises:
             RouterError: the encoder is another one.
@@ -41,7 +50,9 @@ class Router:
         self._fitted = fitted
         self._embedder = embedder
         self._max_batch = max_batch
-        self._batcher: Batcher[Encoded] = Batcher(self._encode, max_batch=max_batch, cache_size=cache_size)
+        self._batcher: Batcher[Encoded] = Batcher(
+            self._encode, max_batch=max_batch, cache_size=cache_size, workers=workers
+        )
 
     @property
     def routes(self) -> tuple[str, ...]:
@@ -63,7 +74,9 @@ class Router:
         Raises:
             EmbeddingError: the encoder failed on one of the texts, or the router is closed.
         """
-        recent = [turn for turn in turns if turn.strip()][-MAX_TURNS:] or [""]
+        given = [turn for turn in turns if turn.strip()][-MAX_TURNS:] or [""]
+        # What is read alike is decided and remembered alike, however it was typed.
+        recent = [self._embedder.normalise(turn) for turn in given]
         encoded, turns_cached = await self._batcher.get(recent)
         known = dict(zip(recent, encoded, strict=True))
         joints = self._fitted.policy.joints(recent, known)
