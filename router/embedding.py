@@ -58,8 +58,8 @@ class OnnxEmbedder:
     """An int8 sentence encoder on ONNX Runtime, as written by `router.export`.
 
     Every text runs through the graph alone, without padding. Dynamic quantisation takes its scale from the whole input
-    tensor, so that in a batch a text's vector would depend on its neighbours, and two replicas could decide differently.
-    Many texts go faster on several threads, each with a text of its own.
+    tensor, so that in a batch a text's vector would depend on its neighbours, and two replicas could decide
+    differently. Many texts go faster on several threads, each with a text of its own.
 
     A text is read with every run of white space as one space, and in lower case where the tokenizer folds case anyway.
     One above the model's limit is read by its head and tail, half each: in long prompts the question stands before or

@@ -223,12 +223,13 @@ def test_impossible_sizes_are_refused(work: Work, max_batch: int, cache_size: in
 async def test_several_workers_share_what_waits_evenly(work: Work) -> None:
     batcher = Batcher(work, max_batch=8, cache_size=100, workers=2)
     work.open.clear()
-    calls = [asyncio.create_task(batcher.get([text])) for text in ("a", "b")]
-    while len(work.batches) < 2:
-        await asyncio.sleep(0.001)
+    calls = []
+    for text in ("a", "b"):
+        calls.append(asyncio.create_task(batcher.get([text])))
+        await work.wait_until_started()
     calls += [asyncio.create_task(batcher.get([text])) for text in "cdefgh"]
     await settle()
-    assert sorted(work.batches) == [["a"], ["b"]]  # both threads are at work
+    assert work.batches == [["a"], ["b"]]  # both threads are at work
     work.open.set()
     assert [values for values, _ in await asyncio.gather(*calls)] == [[text] for text in "ABCDEFGH"]
     assert max(map(len, work.batches)) == 3  # half of the six, not all of them
