@@ -168,6 +168,7 @@ def router_factory(settings: Settings) -> RouterFactory:
         settings.router.encoder,
         settings.experts.out_of_scope,
         settings.cache_dir or default_cache_dir(),
+        artifact=settings.router.artifact,
         threads=settings.router.threads,
         cache_size=settings.router.cache_size,
         max_batch=settings.router.max_batch,

@@ -88,11 +88,14 @@ class Batcher(Generic[Value]):
         """Apply another function to texts on a worker thread, between batches; nothing is remembered.
 
         Raises:
-            EmbeddingError: the function failed, or the batcher is closed.
+            RouterError: whatever kind of it the function raised.
+            EmbeddingError: the function failed otherwise, or the batcher is closed.
         """
         self._refuse_when_closed()
         try:
             return await asyncio.get_running_loop().run_in_executor(self._threads, function, texts)
+        except RouterError:
+            raise
         except Exception as error:
             raise EmbeddingError(str(error) or type(error).__name__) from error
 
