@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-CELL, LABEL_WIDTH, HEAD_HEIGHT = 58, 150, 34
+CELL, LABEL_WIDTH, HEAD_HEIGHT = 66, 120, 34
 WIDTH, HEIGHT = 460, 300
-LEFT, RIGHT, TOP, BOTTOM = 56, 16, 14, 46
+LEFT, RIGHT, TOP, BOTTOM = 56, 22, 14, 46
 
 
 @dataclass(frozen=True)
@@ -95,10 +95,16 @@ def draw_matrix(title: str, counts: Mapping[str, Mapping[str, int]]) -> str:
              f'aria-label="{escape(title)}">']  # fmt: skip
     for column, label in enumerate(labels):
         x = LABEL_WIDTH + CELL * (column + 0.5)
-        parts.append(f'<text class="tick" x="{x}" y="{HEAD_HEIGHT - 10}">{escape(_shorten(label))}</text>')
+        parts.append(
+            f'<text class="tick" x="{x}" y="{HEAD_HEIGHT - 10}"><title>{escape(label)}</title>'
+            f"{escape(_shorten(label))}</text>"
+        )
     for row, label in enumerate(labels):
         y = HEAD_HEIGHT + CELL * row
-        parts.append(f'<text class="label" x="{LABEL_WIDTH - 10}" y="{y + CELL / 2 + 4}">{escape(label)}</text>')
+        parts.append(
+            f'<text class="label" x="{LABEL_WIDTH - 10}" y="{y + CELL / 2 + 4}"><title>{escape(label)}</title>'
+            f"{escape(_shorten(label, 16))}</text>"
+        )
         total = sum(counts[label].values())
         for column, other in enumerate(labels):
             count = counts[label][other]
@@ -120,5 +126,10 @@ def _place(value: float, axis: Axis) -> float:
     return min(max((value - axis.low) / (axis.high - axis.low), 0.0), 1.0)
 
 
-def _shorten(label: str, length: int = 9) -> str:
+def round_up(value: float) -> float:
+    """Return the next share, 0–1, whose quarter is a round percentage."""
+    return next((share for share in (0.04, 0.08, 0.2, 0.4, 0.6, 0.8) if value <= share), 1.0)
+
+
+def _shorten(label: str, length: int = 10) -> str:
     return label if len(label) <= length else f"{label[: length - 1]}…"

@@ -7,12 +7,15 @@ from html import escape
 from pathlib import Path
 from string import Template
 
-from router.charts import Axis, Plot, draw_matrix
+from router.charts import Axis, Plot, draw_matrix, round_up
 from router.evaluate import Evaluation
 
 TEMPLATE = Path(__file__).parent / "report.html"
 MOST_MISTAKES = 200
 """Listed on the page; all of them stand in the decisions and in the JSON."""
+
+MOST_BESIDE = 5
+"""Of more routes, the matrix needs the whole width."""
 
 
 def render_report(result: Evaluation, *, title: str, facts: Sequence[str] = ()) -> str:
@@ -21,7 +24,10 @@ def render_report(result: Evaluation, *, title: str, facts: Sequence[str] = ()) 
     Args:
         facts: what was measured: encoder, files, date; each a few words.
     """
-    sections = [_tiles(result), _confusion(result), _scores(result), _routes(result), _mistakes(result)]
+    decided = f"<div>{_confusion(result)}</div><div>{_routes(result)}</div>"
+    if len(result.per_route) <= MOST_BESIDE:
+        decided = f'<div class="pair">{decided}</div>'
+    sections = [_tiles(result), decided, _scores(result), _mistakes(result)]
     template = Template(TEMPLATE.read_text(encoding="utf-8"))
     subtitle = " · ".join(escape(fact) for fact in facts)
     return template.substitute(title=escape(title), subtitle=subtitle, body="\n".join(sections))
@@ -59,7 +65,7 @@ def _scores(result: Evaluation) -> str:
 
 def _histogram(result: Evaluation) -> str:
     shares = {name: [n / (sum(counts) or 1) for n in counts] for name, counts in result.score_counts.items()}
-    top = max([0.05, *(share for values in shares.values() for share in values)])
+    top = round_up(max(share for values in shares.values() for share in values))
     plot = Plot("score histogram", Axis("best score", 0, 1), Axis("share of the texts", 0, top, percent=True))
     for name, series in (("out_of_scope", "out"), ("in_scope", "in")):
         counts = result.score_counts[name]
@@ -99,8 +105,8 @@ def _errors(result: Evaluation) -> str:
 
 def _risk(result: Evaluation) -> str:
     curve = [row for row in result.threshold_curve if row["coverage"] > 0]
-    top = max([0.05, *(row["risk"] for row in curve)])
-    up = Axis("wrong, of the texts given to an expert", 0, top, percent=True)
+    top = round_up(max((row["risk"] for row in curve), default=1.0))
+    up = Axis("share of them that is wrong", 0, top, percent=True)
     plot = Plot("risk and coverage", Axis("share of all texts given to an expert", 0, 1, percent=True), up)
     plot.line("in", [(row["coverage"], row["risk"]) for row in curve])
     chosen = min(curve, key=lambda row: abs(row["threshold"] - result.threshold), default=None)
@@ -115,7 +121,8 @@ def _routes(result: Evaluation) -> str:
         (name, f"{row['texts']:.0f}", _percent(row["recall"]), _percent(row["precision"]))
         for name, row in result.per_route.items()
     ]
-    return f"<h2>Routes</h2>{_table(['route', 'texts', 'recall', 'precision'], rows)}"
+    text = "Recall: of the route’s texts, those sent there. Precision: of those sent there, the route’s."
+    return _figure("Routes", text, _table(["route", "texts", "recall", "precision"], rows))
 
 
 def _mistakes(result: Evaluation) -> str:
