@@ -180,7 +180,7 @@ def _add_router(commands: Any) -> None:
     evaluate.add_argument("--examples", type=Path, nargs="+", metavar="FILE", required=True, help=files)
     evaluate.add_argument("--decisions", type=Path, metavar="FILE", help="write one decision a line, as JSON")
     evaluate.add_argument(
-        "--html", type=Path, metavar="FILE", help="the page with pictures (default: router-report.html in --artifact)"
+        "--html", type=Path, metavar="FILE", help="the page with pictures (default: report.html beside the artifact)"
     )
     evaluate.set_defaults(run=_router_evaluate)
     explain = _with_settings(actions.add_parser("explain", help="show why a text is routed as it is"))

@@ -33,6 +33,7 @@ from .context import Gateway
 from .engine import Engine, EngineConfig
 from .errors import ConfigError, GatewayError, error_body
 from .experts import BASE, Expert, ExpertRegistry, Rejected, scan_experts
+from .label_log import LabelLog
 from .leases import LeasePool
 from .metrics import Metrics
 from .process import LaunchSpec
@@ -70,8 +71,11 @@ async def open_gateway(settings: Settings, *, progress: bool = True) -> AsyncIte
     """
     keyring = _keyring(settings)
     metrics = Metrics()
+    label_log = _label_log(settings)
     registry = ExpertRegistry({})
     async with contextlib.AsyncExitStack() as stack:
+        if label_log is not None:
+            stack.callback(label_log.close)
         base = await asyncio.to_thread(_resolve_base, settings, progress)
         routers = router_factory(settings)
         served = await asyncio.to_thread(_scan, settings, base)
@@ -95,6 +99,7 @@ async def open_gateway(settings: Settings, *, progress: bool = True) -> AsyncIte
         log.info("opening the router; fitted anew when examples changed, which takes half a minute")
         router = await asyncio.to_thread(routers.build, list(registry))
         selector = Selector(registry, router, fallback=_fallback(settings, registry))
+        metrics.threshold.set(router.threshold if router else 0)
         stack.push_async_callback(_close_router, selector)
 
         reloading = asyncio.Lock()
@@ -111,6 +116,7 @@ async def open_gateway(settings: Settings, *, progress: bool = True) -> AsyncIte
                 fresh = await asyncio.to_thread(routers.build, list(kept.values()))
                 _register(registry, found, refused)
                 old, selector.router = selector.router, fresh
+                metrics.threshold.set(fresh.threshold if fresh else 0)
                 if old is not None:
                     await old.aclose()
                 return {
@@ -136,6 +142,7 @@ async def open_gateway(settings: Settings, *, progress: bool = True) -> AsyncIte
             keep_alive_s=settings.limits.keep_alive_s,
             thinking_off=settings.engine.thinking == "off",
             log_prompts=settings.log.prompts,
+            label_log=label_log,
         )
 
 
@@ -177,6 +184,13 @@ def router_factory(settings: Settings) -> RouterFactory:
 
 
 # -- opening ------------------------------------------------------------------------------------------------------
+
+
+def _label_log(settings: Settings) -> LabelLog | None:
+    options = settings.router
+    if options.label_log is None:
+        return None
+    return LabelLog(options.label_log, band=options.label_log_band, max_bytes=options.label_log_max_bytes)
 
 
 def _keyring(settings: Settings) -> Keyring:
