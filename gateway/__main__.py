@@ -168,26 +168,72 @@ def _pull(given: argparse.Namespace) -> int:
 
 
 def _add_router(commands: Any) -> None:
-    parser = commands.add_parser("router", help="fit or evaluate the router")
+    parser = commands.add_parser("router", help="fit, measure or explain the router")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    fit = _with_settings(actions.add_parser("fit", help="fit the router to the experts' examples"))
+    files = 'JSONL of {"text": …, "expert": name or null}, or "messages" in place of "text"; null: out of scope'
+    fit = _with_settings(actions.add_parser("fit", help="fit the router to examples"))
+    fit.add_argument("--examples", type=Path, nargs="+", metavar="FILE", help=f"{files} (default: the experts' own)")
+    fit.add_argument(
+        "--out", type=Path, metavar="DIR", help="where the fitted router goes (default: the gateway's cache)"
+    )
     fit.set_defaults(run=_router_fit)
     evaluate = _with_settings(actions.add_parser("evaluate", help="measure the router on labelled texts"))
-    evaluate.add_argument("file", type=Path, help='JSONL of {"text": …, "expert": …}; expert "base" must be refused')
-    evaluate.add_argument("--json", action="store_true")
+    evaluate.add_argument("--examples", type=Path, nargs="+", metavar="FILE", required=True, help=files)
+    evaluate.add_argument("--decisions", type=Path, metavar="FILE", help="write one decision a line, as JSON")
+    evaluate.add_argument(
+        "--html", type=Path, metavar="FILE", help="the page with pictures (default: report.html beside the artifact)"
+    )
     evaluate.set_defaults(run=_router_evaluate)
+    explain = _with_settings(actions.add_parser("explain", help="show why a text is routed as it is"))
+    explain.add_argument("text", nargs="+", help="the user turns, oldest first")
+    explain.set_defaults(run=_router_explain)
+    overlap = _with_settings(actions.add_parser("overlap", help="list examples that get in another expert's way"))
+    overlap.add_argument(
+        "--examples", type=Path, nargs="+", metavar="FILE", help=f"{files} (default: the experts' own)"
+    )
+    overlap.add_argument("--expert", metavar="NAME", help="only what this expert has a part in")
+    overlap.set_defaults(run=_router_overlap)
+    for action in (evaluate, explain):
+        action.add_argument(
+            "--artifact", type=Path, metavar="DIR", help="what `router fit --out` wrote (default: the gateway's)"
+        )
+        action.add_argument("--encoder", help="where the artifact's encoder lies now, if no longer where it was")
+    for action in (fit, evaluate, explain, overlap):
+        action.add_argument("--json", action="store_true")
 
 
 def _router_fit(given: argparse.Namespace) -> int:
-    from .offline import fit_router
+    from .router_command import fit_router
 
-    return fit_router(_settings(given))
+    return fit_router(_settings(given), given.examples or [], given.out, as_json=given.json)
 
 
 def _router_evaluate(given: argparse.Namespace) -> int:
-    from .offline import evaluate_router
+    from .router_command import evaluate_router
 
-    return evaluate_router(_settings(given), given.file, as_json=given.json)
+    return evaluate_router(
+        _settings(given),
+        given.examples,
+        artifact=given.artifact,
+        encoder=given.encoder,
+        decisions=given.decisions,
+        html=given.html,
+        as_json=given.json,
+    )
+
+
+def _router_explain(given: argparse.Namespace) -> int:
+    from .router_command import explain_text
+
+    return explain_text(
+        _settings(given), given.text, artifact=given.artifact, encoder=given.encoder, as_json=given.json
+    )
+
+
+def _router_overlap(given: argparse.Namespace) -> int:
+    from .router_command import show_overlap
+
+    return show_overlap(_settings(given), given.examples or [], expert=given.expert, as_json=given.json)
 
 
 # -- training -----------------------------------------------------------------------------------------------------

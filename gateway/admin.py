@@ -152,6 +152,7 @@ def _refresh(gateway: Gateway) -> None:
             for expert in names:
                 metrics.active.labels(name, expert).set(1 if backend.active == expert else 0)
     metrics.restarts.set(gateway.engine.restarts)
+    metrics.threshold.set(gateway.selector.router.threshold if gateway.selector.router else 0)
     enabled = sum(registry.is_enabled(expert.name) for expert in registry)
     metrics.experts.labels("enabled").set(enabled)
     metrics.experts.labels("disabled").set(len(registry) - enabled)

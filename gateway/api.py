@@ -131,6 +131,8 @@ async def _complete(request: Request, record: Record, shape: Shape) -> Response:
     wanted = parse_completion(shape, await read_json(request), max_tokens=gateway.max_tokens)
     selection = await gateway.selector.select(wanted.model, wanted.turns)
     record.selected(selection)
+    if gateway.label_log is not None:
+        gateway.label_log.consider(selection, wanted.turns)
     if gateway.log_prompts:
         record.extra["turns"] = list(wanted.turns)
     _set_defaults(gateway, wanted, gateway.registry.get(selection.expert))
@@ -238,10 +240,15 @@ def _model(expert: Expert) -> dict[str, Any]:
 
 
 async def _route(request: Request, record: Record) -> Response:
-    selection = await gateway_of(request).selector.select(AUTO, route_turns(await read_json(request)))
+    selector, asked = gateway_of(request).selector, await read_json(request)
+    turns, explanation = route_turns(asked), None
+    if _wants_explanation(asked):
+        selection, explanation = await selector.explain(turns)
+    else:
+        selection = await selector.select(AUTO, turns)
     record.selected(selection)
     record.finish(200)
-    body = {
+    body: dict[str, Any] = {
         "object": "route",
         "expert": selection.expert,
         "reason": selection.reason,
@@ -250,7 +257,20 @@ async def _route(request: Request, record: Record) -> Response:
         "scores": dict(sorted(selection.scores.items(), key=lambda item: -item[1])),
         "route_ms": round(selection.route_s * 1000, 3),
     }
-    return JSONResponse({**body, "note": selection.note} if selection.note else body)
+    if selection.note:
+        body["note"] = selection.note
+    if explanation is not None:
+        facts = explanation.to_dict()
+        decision = facts.pop("decision")
+        body["explanation"] = {**facts, **{key: decision[key] for key in ("runner_up", "margin", "turns")}}
+    return JSONResponse(body)
+
+
+def _wants_explanation(asked: Mapping[str, Any]) -> bool:
+    explain = asked.get("explain") or False
+    if not isinstance(explain, bool):
+        raise InvalidRequest(f"'explain' is {explain!r}; true and false are allowed.", param="explain")
+    return explain
 
 
 async def _embed(request: Request, record: Record) -> Response:

@@ -32,6 +32,7 @@ from .context import Gateway
 from .engine import Engine, EngineConfig
 from .errors import ConfigError, GatewayError, InvalidRequest, error_body
 from .experts import BASE, ExpertRegistry, scan_experts
+from .label_log import LabelLog
 from .leases import LeasePool
 from .metrics import Metrics
 from .pace import Pace
@@ -64,8 +65,11 @@ async def open_gateway(settings: Settings, *, progress: bool = True) -> AsyncIte
     """
     keyring = _keyring(settings)
     metrics = Metrics()
+    label_log = _label_log(settings)
     registry = ExpertRegistry({})
     async with contextlib.AsyncExitStack() as stack:
+        if label_log is not None:
+            stack.callback(label_log.close)
         base = await asyncio.to_thread(_resolve_base, settings, progress)
         routers = router_factory(settings)
         sections = settings.engine.each()
@@ -116,6 +120,7 @@ async def open_gateway(settings: Settings, *, progress: bool = True) -> AsyncIte
             keep_alive_s=settings.limits.keep_alive_s,
             thinking_off=settings.engine.thinking == "off",
             log_prompts=settings.log.prompts,
+            label_log=label_log,
         )
 
 
@@ -148,6 +153,7 @@ def router_factory(settings: Settings) -> RouterFactory:
         settings.router.encoder,
         settings.experts.out_of_scope,
         settings.cache_dir or default_cache_dir(),
+        artifact=settings.router.artifact,
         threads=settings.router.threads,
         cache_size=settings.router.cache_size,
         max_batch=settings.router.max_batch,
@@ -156,6 +162,13 @@ def router_factory(settings: Settings) -> RouterFactory:
 
 
 # -- opening ------------------------------------------------------------------------------------------------------
+
+
+def _label_log(settings: Settings) -> LabelLog | None:
+    options = settings.router
+    if options.label_log is None:
+        return None
+    return LabelLog(options.label_log, band=options.label_log_band, max_bytes=options.label_log_max_bytes)
 
 
 def _keyring(settings: Settings) -> Keyring:

@@ -14,6 +14,7 @@ from .auth import Keyring, RateLimiter
 from .engine import Engine
 from .errors import GatewayError
 from .experts import BASE, ExpertRegistry
+from .label_log import LabelLog
 from .leases import LeasePool
 from .metrics import Metrics
 from .relay import Outcome, Relay
@@ -45,6 +46,7 @@ class Gateway:
     keep_alive_s: float
     thinking_off: bool
     log_prompts: bool
+    label_log: LabelLog | None = None
     started: float = field(default_factory=time.time)
 
 
@@ -74,10 +76,12 @@ class Record:
         metrics.decisions.labels(selection.expert, selection.reason).inc()
         if selection.reason != "named":
             metrics.route_seconds.observe(selection.route_s)
-        if selection.score is not None and selection.scores:
-            metrics.scores.labels(max(selection.scores, key=lambda name: selection.scores[name])).observe(
-                selection.score
-            )
+        if selection.scores:
+            # Of the last turn alone, whatever the conversation made of it: the distribution that drifts with the texts.
+            best = max(selection.scores, key=lambda name: selection.scores[name])
+            metrics.scores.labels(best).observe(selection.scores[best])
+            if selection.reason == "fallback":
+                metrics.abstentions.labels(best).inc()
         if selection.note and selection.note.startswith("router failed"):
             metrics.router_failures.inc()
 

@@ -16,7 +16,7 @@ _ROUTE = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25)
 _QUEUE = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80)
 _SWAP = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5)
 _PER_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 0.75, 1.0, 2.5)
-_SCORE = tuple(n / 10 for n in range(1, 11))
+_SCORE = tuple(n / 20 for n in range(1, 21))
 
 
 class Metrics:
@@ -38,7 +38,9 @@ class Metrics:
         self.errors = counter("errors_total", "Errors sent, before or inside an answer.", "endpoint", "code")
         self.in_flight = gauge("requests_in_flight", "Requests being answered.")
         self.decisions = counter("decisions_total", "Selections of an expert.", "expert", "reason")
-        self.scores = histogram("route_score", "Score of the best route, accepted or not.", _SCORE, "expert")
+        self.scores = histogram("route_score", "Best score of the last turn, by its expert.", _SCORE, "expert")
+        self.abstentions = counter("route_abstentions_total", "Best scores that did not suffice.", "expert")
+        self.threshold = gauge("route_threshold", "Score that a text must reach.")
         self.route_seconds = histogram("route_seconds", "Time to select an expert.", _ROUTE)
         self.router_failures = counter("router_failures_total", "Routing failures answered by the fallback.")
         self.queue_seconds = histogram("queue_wait_seconds", "Wait for a lease.", _QUEUE, "expert")

@@ -1,4 +1,4 @@
-"""The subcommands that need no running gateway: route, experts, pull, router fit, router evaluate.
+"""The subcommands that need no running gateway: route, experts, pull. ``router_command`` has those of the router.
 
 Each prints for a person, or JSON for a script, and returns the exit code.
 """
@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-from pathlib import Path
 from typing import Any
 
-from router import Router, evaluate
+from router import Router
 
 from .app import router_factory
 from .base import Kind, default_cache_dir, gguf_identity, resolve
-from .errors import ConfigError
-from .experts import BASE, Expert, ExpertRegistry, Rejected, scan_experts
+from .experts import Expert, ExpertRegistry, Rejected, scan_experts
 from .selection import Selector
 from .settings import Settings
 
-__all__ = ["evaluate_router", "fit_router", "list_experts", "pull", "route_text"]
+__all__ = ["list_experts", "pull", "route_text", "scan"]
 
 
 def pull(settings: Settings, source: str | None, *, sha256: str | None, as_json: bool) -> int:
@@ -38,7 +36,7 @@ def pull(settings: Settings, source: str | None, *, sha256: str | None, as_json:
 
 
 def list_experts(settings: Settings, *, as_json: bool) -> int:
-    experts, rejected = _scan(settings)
+    experts, rejected = scan(settings)
     if as_json:
         rows = [expert.manifest.model_dump(mode="json") for expert in experts.values()]
         refused = [{"name": row.name, "reason": row.reason} for row in rejected]
@@ -55,7 +53,7 @@ def list_experts(settings: Settings, *, as_json: bool) -> int:
 
 def route_text(settings: Settings, turns: list[str], *, as_json: bool) -> int:
     """Show the decision for a conversation's user turns."""
-    experts, rejected = _scan(settings)
+    experts, rejected = scan(settings)
     selection = asyncio.run(_select(settings, experts, rejected, turns))
     if as_json:
         print(json.dumps({**selection.facts(), "scores": dict(selection.scores), "threshold": selection.threshold}))
@@ -65,45 +63,6 @@ def route_text(settings: Settings, turns: list[str], *, as_json: bool) -> int:
     for name, value in sorted(selection.scores.items(), key=lambda item: -item[1]):
         print(f"  {name:16} {value:.3f}")
     return 0
-
-
-def fit_router(settings: Settings) -> int:
-    experts, _ = _scan(settings)
-    router = router_factory(settings).build(list(experts.values()))
-    if router is None:
-        raise ConfigError(f"{settings.experts.dir}: there is no expert to fit a router on")
-    print(f"routes: {', '.join(router.routes)}; threshold {router.threshold:.3f}")
-    return 0
-
-
-def evaluate_router(settings: Settings, file: Path, *, as_json: bool) -> int:
-    """Measure the fitted router on labelled texts."""
-    experts, _ = _scan(settings)
-    factory = router_factory(settings)
-    fitted, embedder = factory.fitted(list(experts.values()))
-    report = evaluate(fitted, embedder, _labelled(file)).to_dict()
-    if as_json:
-        print(json.dumps(report))
-        return 0
-    for key, value in report.items():
-        if isinstance(value, (int, float)):
-            print(f"{key:28} {value:.4g}")
-    return 0
-
-
-def _labelled(file: Path) -> list[tuple[str, str | None]]:
-    rows: list[tuple[str, str | None]] = []
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read: {error.strerror or error}") from error
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-            rows.append((row["text"], None if row["expert"] == BASE else row["expert"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f'{file}, line {number}: {{"text": …, "expert": …}} is expected') from error
-    return rows
 
 
 async def _select(settings: Settings, experts: dict[str, Expert], rejected: list[Rejected], turns: list[str]) -> Any:
@@ -116,7 +75,8 @@ async def _select(settings: Settings, experts: dict[str, Expert], rejected: list
             await router.aclose()
 
 
-def _scan(settings: Settings) -> tuple[dict[str, Expert], list[Rejected]]:
+def scan(settings: Settings) -> tuple[dict[str, Expert], list[Rejected]]:
+    """The experts on disk that fit the base, and those that are refused."""
     base = None
     if settings.engine.kind != "url":
         cache_dir = settings.cache_dir or default_cache_dir()

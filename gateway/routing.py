@@ -9,16 +9,32 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from router import Embedder, FittedRouter, OnnxEmbedder, Router, RouterError, ensure_encoder, load_or_fit
+from router import (
+    ArtifactError,
+    BulkEmbedder,
+    Embedder,
+    FittedRouter,
+    OnnxEmbedder,
+    Reference,
+    Router,
+    RouterError,
+    ensure_encoder,
+    find_overlap,
+    load_or_fit,
+    load_reference,
+)
 
 from .base import Kind, resolve
+from .bundle import Bundle, read_bundle
 from .errors import ConfigError
 from .experts import Expert
 
-__all__ = ["RouterFactory", "read_examples", "read_rows"]
+__all__ = ["RouterFactory", "Source", "read_examples", "read_rows"]
 
 log = logging.getLogger("pointsman.router")
 
@@ -67,8 +83,17 @@ def _unique(texts: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(texts))
 
 
+@dataclass(frozen=True)
+class Source:
+    """What a router is fitted on."""
+
+    examples: dict[str, list[str]]
+    negatives: list[str]
+    passages: dict[str, list[str]] = field(default_factory=dict)
+
+
 class RouterFactory:
-    """Makes a router for a set of experts; the encoder is opened once. Blocking: call it in a thread."""
+    """Makes a router for a set of experts; an encoder is opened once. Blocking: call it in a thread."""
 
     def __init__(
         self,
@@ -76,36 +101,74 @@ class RouterFactory:
         out_of_scope: Path | None,
         cache_dir: Path,
         *,
+        artifact: Path | None = None,
         threads: int = 1,
         cache_size: int = 4096,
         max_batch: int = 8,
         false_abstain: float = 0.1,
     ) -> None:
-        self._encoder = encoder
+        self.encoder = encoder
         self._out_of_scope = out_of_scope
         self._cache_dir = cache_dir
+        self._artifact = artifact
         self._threads = threads
         self._cache_size = cache_size
         self._max_batch = max_batch
-        self._false_abstain = false_abstain
-        self._embedder: OnnxEmbedder | None = None
+        self.false_abstain = false_abstain
+        self._opened: dict[str, OnnxEmbedder] = {}
 
     def build(self, experts: Sequence[Expert]) -> Router | None:
         """Make a router; None when there are no experts.
 
         Raises:
-            ConfigError: encoder or examples cannot be used.
+            ConfigError: encoder or examples cannot be used, or the configured artifact names an expert that is not
+                there.
         """
         if not experts:
             return None
-        fitted, embedder = self.fitted(experts)
-        return Router(fitted, embedder, cache_size=self._cache_size, max_batch=self._max_batch)
+        if self._artifact is None:
+            fitted, embedder = self.fitted(experts)
+            return self.join(fitted, embedder, partial(self.reference, experts))
+        bundle = read_bundle(self._artifact)
+        names = [expert.name for expert in experts]
+        if unknown := sorted(set(bundle.fitted.routes) - set(names)):
+            raise ConfigError(
+                f"router.artifact {self._artifact}: its experts {unknown} are not served; served: {names}"
+            )
+        return self.open_bundle(bundle)
 
-    def fitted(self, experts: Sequence[Expert]) -> tuple[FittedRouter, Embedder]:
-        """Fit, or load when nothing it was fitted on has changed.
+    def open_bundle(self, bundle: Bundle, *, encoder: str | None = None, remembers: bool = True) -> Router:
+        """Make a router from a directory.
+
+        Args:
+            encoder: in place of the one that the directory names; must be the same.
 
         Raises:
-            ConfigError: encoder or examples cannot be used.
+            ConfigError: the encoder cannot be opened, or is another one.
+        """
+        source = encoder or bundle.encoder
+        embedder = self.open_encoder(source)
+        bundle.check_encoder(embedder, source)
+        return self.join(bundle.fitted, embedder, bundle.reference, remembers=remembers)
+
+    def join(
+        self, fitted: FittedRouter, embedder: Embedder, reference: Callable[[], Reference], *, remembers: bool = True
+    ) -> Router:
+        """Make a router with the configured sizes."""
+        return Router(
+            fitted,
+            embedder,
+            cache_size=self._cache_size if remembers else 0,
+            max_batch=self._max_batch,
+            workers=self._threads,
+            reference=reference,
+        )
+
+    def read_source(self, experts: Sequence[Expert]) -> Source:
+        """Read what the experts bring: examples and training rows; and the configured out-of-scope texts.
+
+        Raises:
+            ConfigError: a file cannot be used.
         """
         examples: dict[str, list[str]] = {}
         passages: dict[str, list[str]] = {}
@@ -113,28 +176,74 @@ class RouterFactory:
             asked, answered = read_rows(expert.dataset_path)
             examples[expert.name] = _unique([*read_examples(expert.examples_path), *asked])
             passages[expert.name] = _unique(answered)
-        negatives = read_examples(self._out_of_scope) if self._out_of_scope else []
-        names = hashlib.sha256("+".join(sorted(examples)).encode()).hexdigest()[:16]
+        return Source(examples, read_examples(self._out_of_scope) if self._out_of_scope else [], passages)
+
+    def fitted(self, experts: Sequence[Expert]) -> tuple[FittedRouter, OnnxEmbedder]:
+        """Fit, or load when nothing it was fitted on has changed.
+
+        Raises:
+            ConfigError: encoder or examples cannot be used.
+        """
+        source = self.read_source(experts)
+        started = time.monotonic()
+        embedder = self.open_encoder(self.encoder)
+        bulk = self.bulk(embedder)
         try:
-            started = time.monotonic()
-            embedder = self._open()
-            path = self._cache_dir / "router" / f"{names}.npz"
             fitted, refitted = load_or_fit(
-                path, examples, negatives, embedder, passages=passages, max_false_abstain=self._false_abstain
+                self._path(experts),
+                source.examples,
+                source.negatives,
+                bulk,
+                passages=source.passages,
+                max_false_abstain=self.false_abstain,
             )
+            if refitted:
+                reference = Reference.build(source.examples, source.negatives, bulk)
+                reference.save(self._path(experts, "examples.npz"))
         except RouterError as error:
             raise ConfigError(f"router: {error}") from error
         if refitted:
-            log.info("router fitted", extra={"routes": len(examples), "seconds": round(time.monotonic() - started, 1)})
-            for warning in fitted.warnings:
+            seconds = round(time.monotonic() - started, 1)
+            log.info("router fitted", extra={"routes": len(source.examples), "seconds": seconds})
+            for warning in [*fitted.warnings, *find_overlap(reference).warnings()]:
                 log.warning("%s", warning)
         return fitted, embedder
 
-    def _open(self) -> OnnxEmbedder:
-        if self._embedder is None:
-            log.info("opening the encoder; its first start exports it", extra={"encoder": self._encoder})
-            source: str | Path = self._encoder
-            if ":" in self._encoder or Path(self._encoder).is_dir():
-                source = resolve(self._encoder, cache_dir=self._cache_dir, kind=Kind.DIRECTORY).path
-            self._embedder = OnnxEmbedder(ensure_encoder(source, self._cache_dir / "encoders"), threads=self._threads)
-        return self._embedder
+    def bulk(self, embedder: Embedder) -> BulkEmbedder:
+        """An embedder for many texts, with progress on a terminal."""
+        return BulkEmbedder(embedder, workers=self._threads, progress=True)
+
+    def open_encoder(self, encoder: str) -> OnnxEmbedder:
+        """Open an encoder, exporting it the first time.
+
+        Raises:
+            ConfigError: it cannot be found or exported.
+        """
+        if encoder not in self._opened:
+            log.info("opening the encoder; its first start exports it", extra={"encoder": encoder})
+            source: str | Path = encoder
+            if ":" in encoder or Path(encoder).is_dir():
+                source = resolve(encoder, cache_dir=self._cache_dir, kind=Kind.DIRECTORY).path
+            try:
+                self._opened[encoder] = OnnxEmbedder(ensure_encoder(source, self._cache_dir / "encoders"))
+            except RouterError as error:
+                raise ConfigError(f"router: {error}") from error
+        return self._opened[encoder]
+
+    def reference(self, experts: Sequence[Expert]) -> Reference:
+        """The examples as they were when the router was fitted; embedded again when their file is lost."""
+        path, embedder = self._path(experts, "examples.npz"), self.open_encoder(self.encoder)
+        try:
+            found = load_reference(path)
+            if found.embedder == embedder.fingerprint:
+                return found
+        except ArtifactError:
+            pass
+        source = self.read_source(experts)
+        reference = Reference.build(source.examples, source.negatives, self.bulk(embedder))
+        reference.save(path)
+        return reference
+
+    def _path(self, experts: Sequence[Expert], ending: str = "npz") -> Path:
+        names = hashlib.sha256("+".join(sorted(expert.name for expert in experts)).encode()).hexdigest()[:16]
+        return self._cache_dir / "router" / f"{names}.{ending}"

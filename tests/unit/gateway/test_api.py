@@ -21,6 +21,7 @@ from gateway.context import Gateway
 from gateway.engine import Engine
 from gateway.errors import BackendUnavailable, ConfigError
 from gateway.experts import ExpertRegistry, Rejected, load_expert
+from gateway.label_log import LabelLog
 from gateway.leases import LeasePool
 from gateway.metrics import Metrics
 from gateway.pace import Pace
@@ -480,8 +481,34 @@ async def test_health_and_readiness(tmp_path: Path) -> None:
     assert (await world.client.get("/ready")).status_code == 503
 
 
+async def test_a_dry_run_explains_itself_when_asked_to(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    plain = (await world.post("/v1/route", {"input": "about cycling", "explain": False})).json()
+    body = (await world.post("/v1/route", {"input": "about cycling", "explain": True})).json()
+    explanation = body.pop("explanation")
+    assert "explanation" not in plain
+    assert {**body, "route_ms": 0} == {**plain, "route_ms": 0}
+    assert (explanation["why"], explanation["margin"], explanation["turns"]) == ("because of its name", 0.8, 1)
+    assert explanation["nearest"][0] == {"text": "text 0", "route": None, "cosine": 0.5}
+    error_of(await world.post("/v1/route", {"input": "x", "explain": "yes"}), 400, "invalid_request")
+
+
+async def test_texts_near_the_threshold_are_kept_for_labelling_and_dry_runs_are_not(tmp_path: Path) -> None:
+    label_log = LabelLog(tmp_path / "near.jsonl", band=0.35, max_bytes=16384)
+    world = World(tmp_path, label_log=label_log)
+    for text in ("hello", "about cycling"):  # 0.2 and 0.9, the threshold is 0.5
+        await world.post(CHAT, {"messages": [{"role": "user", "content": text}]})
+    await world.post(CHAT, {**HELLO, "model": "baking"})
+    await world.post("/v1/route", {"input": "hello"})
+    label_log.close()
+    (line,) = (tmp_path / "near.jsonl").read_text().splitlines()
+    row = json.loads(line)
+    assert (row["text"], row["expert"], row["served"], row["score"]) == ("hello", "?", "base", 0.2)
+
+
 async def test_metrics_count_what_was_answered(tmp_path: Path) -> None:
     world = World(tmp_path)
+    await world.post(CHAT, {"messages": [{"role": "user", "content": "hello"}]})
     await world.post(CHAT, HELLO)
     await world.post(CHAT, {**HELLO, "stream": True})
     await world.post(CHAT, {**HELLO, "model": "nobody"})
@@ -491,6 +518,9 @@ async def test_metrics_count_what_was_answered(tmp_path: Path) -> None:
         f'pointsman_requests_total{{endpoint="{CHAT}",expert="none",status="404"}} 1.0',
         f'pointsman_errors_total{{code="model_not_found",endpoint="{CHAT}"}} 1.0',
         'pointsman_decisions_total{expert="baking",reason="routed"} 2.0',
+        'pointsman_route_score_bucket{expert="baking",le="0.85"} 1.0',
+        'pointsman_route_score_bucket{expert="baking",le="0.9"} 3.0',
+        'pointsman_route_abstentions_total{expert="baking"} 1.0',
         'pointsman_tokens_total{expert="baking",type="completion"} 10.0',
         'pointsman_active_expert{backend="b0",expert="baking"} 1.0',
         "pointsman_requests_in_flight 0.0",

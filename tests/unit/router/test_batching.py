@@ -218,3 +218,34 @@ async def test_run_uses_the_same_thread_and_turns_failures_into_embedding_errors
 def test_impossible_sizes_are_refused(work: Work, max_batch: int, cache_size: int) -> None:
     with pytest.raises(RouterError):
         make(work, max_batch, cache_size)
+
+
+async def test_several_workers_share_what_waits_evenly(work: Work) -> None:
+    batcher = Batcher(work, max_batch=8, cache_size=100, workers=2)
+    work.open.clear()
+    calls = []
+    for text in ("a", "b"):
+        calls.append(asyncio.create_task(batcher.get([text])))
+        await work.wait_until_started()
+    calls += [asyncio.create_task(batcher.get([text])) for text in "cdefgh"]
+    await settle()
+    assert work.batches == [["a"], ["b"]]  # both threads are at work
+    work.open.set()
+    assert [values for values, _ in await asyncio.gather(*calls)] == [[text] for text in "ABCDEFGH"]
+    assert max(map(len, work.batches)) == 3  # half of the six, not all of them
+    assert len(work.threads) == 2
+    await batcher.aclose()
+
+
+async def test_a_batch_that_fails_while_the_batcher_closes_is_not_tried_again(work: Work) -> None:
+    batcher = make(work)
+    work.open.clear()
+    call = asyncio.create_task(batcher.get(["good", "bad"]))
+    await work.wait_until_started()
+    closing = asyncio.create_task(batcher.aclose())
+    await settle()
+    work.open.set()
+    await closing
+    with pytest.raises(EmbeddingError, match="cannot do bad"):
+        await call
+    assert work.batches == [["good", "bad"]]

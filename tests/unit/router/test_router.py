@@ -121,3 +121,22 @@ async def test_a_closed_router_refuses(fitted: FittedRouter, embedder: WordEmbed
         await router.decide([OTHER])
     with pytest.raises(EmbeddingError, match="closed"):
         await router.embed(["a"])
+
+
+async def test_texts_that_are_read_alike_are_decided_once(fitted: FittedRouter, embedder: WordEmbedder) -> None:
+    router = Router(fitted, embedder)
+    first = await router.decide([GARDEN])
+    again = await router.decide([f"  {GARDEN.upper().replace(' ', chr(10), 1)} "])
+    assert (again.cached, again.score) == (True, first.score)
+    assert len(embedder.batches) == 1
+    await router.aclose()
+
+
+async def test_several_workers_decide_as_one_does(fitted: FittedRouter) -> None:
+    texts = [f"{subject} {number}" for number in range(20) for subject in (GARDEN, BREAD, OTHER)]
+    found = []
+    for workers in (1, 3):
+        router = Router(fitted, WordEmbedder(), workers=workers, max_batch=4)
+        found.append(await asyncio.gather(*(router.decide([text]) for text in texts)))
+        await router.aclose()
+    assert found[0] == found[1]

@@ -30,6 +30,9 @@ class WordEmbedder:
         self.gate.set()
         self.started = threading.Event()
 
+    def normalise(self, text: str) -> str:
+        return " ".join(text.split()).lower()
+
     def embed(self, texts: Sequence[str]) -> Vectors:
         self.batches.append(list(texts))
         self.threads.add(threading.get_ident())
