@@ -30,6 +30,7 @@ log = logging.getLogger("pointsman.engine")
 _BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _HEALTHY_S = 10.0  # up for this long: the next crash starts again at the shortest back-off
 _MISSES = 2  # health checks in a row that tell a hang from a hiccup
+_START_MISSES = 5  # the same while it starts: it may be loading a large model on a busy machine
 
 
 class Engine:
@@ -219,11 +220,18 @@ class Engine:
         return checks.result()
 
     async def _until_healthy(self, member: Member) -> None:
+        timeout_s, silences = self._config.health_timeout_s, 0
         until = time.monotonic() + self._config.start_s
-        while not await member.backend.is_healthy():
+        while True:
+            asked = time.monotonic()
+            if await member.backend.is_healthy(timeout_s):
+                return
+            silences = silences + 1 if time.monotonic() - asked >= timeout_s else 0  # else: refused, or still loading
             if member.process is not None and not member.process.running:
                 await member.process.wait()
                 raise BackendStartError(f"the engine ended while starting: {member.process.last_words()}")
+            if member.process is not None and silences == _START_MISSES:
+                raise BackendStartError(f"{member.backend.url}: the engine accepts connections and does not answer")
             if time.monotonic() > until:
                 raise BackendStartError(
                     f"{member.backend.url}: no healthy llama-server within {self._config.start_s:g} s"
