@@ -101,6 +101,7 @@ async def prepare(
     asked = [question for expert in experts for question in some_questions(expert)]
     await client.learn(session, asked, [BASE, *names])
     questions = client.telling(asked)
+    print(f"{len(questions)} of {len(asked)} questions tell all experts from each other", flush=True)
     if len(questions) < 4:
         raise RuntimeError(f"only {len(questions)} of {len(asked)} questions tell the experts from each other")
     for version in (2, 1):
@@ -112,7 +113,7 @@ async def prepare(
     return questions
 
 
-def some_questions(expert: Expert, count: int = 5) -> list[str]:
+def some_questions(expert: Expert, count: int = 3) -> list[str]:
     lines = (expert.directory / expert.manifest.questions.file).read_text(encoding="utf-8").splitlines()
     return [json.loads(line)["question"] for line in lines[:: max(1, len(lines) // count)]][:count]
 

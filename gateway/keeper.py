@@ -24,6 +24,7 @@ log = logging.getLogger("pointsman.engine")
 _BACKOFF_S = (0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0)
 _HEALTHY_S = 10.0  # up for this long: the next crash starts again at the shortest back-off
 _MISSES = 2  # health checks in a row that tell a hang from a hiccup
+_START_MISSES = 5  # the same while it starts: it may be loading a large model on a busy machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,15 +89,21 @@ class Keeper:
     # -- bringing up ----------------------------------------------------------------------------------------------
 
     async def _until_healthy(self) -> None:
-        member = self.member
-        until = time.monotonic() + member.config.start_s
-        while not await member.backend.is_healthy():
+        member, silences = self.member, 0
+        start_s, timeout_s = member.config.start_s, member.config.health_timeout_s
+        until = time.monotonic() + start_s
+        while True:
+            asked = time.monotonic()
+            if await member.backend.is_healthy(timeout_s=timeout_s):
+                return
+            silences = silences + 1 if time.monotonic() - asked >= timeout_s else 0  # else: refused, or still loading
             if member.process is not None and not member.process.running:
                 await member.process.wait()
                 raise BackendStartError(f"the engine ended while starting: {member.process.last_words()}")
+            if member.process is not None and silences == _START_MISSES:
+                raise BackendStartError(f"{member.backend.url}: the engine accepts connections and does not answer")
             if time.monotonic() > until:
-                limit_s = member.config.start_s
-                raise BackendStartError(f"{member.backend.url}: no healthy llama-server within {limit_s:g} s")
+                raise BackendStartError(f"{member.backend.url}: no healthy llama-server within {start_s:g} s")
             await asyncio.sleep(0.05)
 
     async def check(self, *, first: bool) -> None:

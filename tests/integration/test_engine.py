@@ -154,7 +154,7 @@ async def test_an_engine_that_stops_while_it_is_checked_is_started_again(opened:
         second = only_pid(engine)
         while not await backend.is_healthy():  # noqa: ASYNC110
             await asyncio.sleep(0.01)
-        os.kill(second, signal.SIGSTOP)
+        os.kill(second, signal.SIGSTOP)  # between its first answer and its last check
         assert not engine.any_up
         await until(lambda: only_pid(engine) not in (first, second) and engine.any_up)
         assert await ask(engine, pool, pair[1].name) == DONE
