@@ -21,8 +21,10 @@ def event_data(event: bytes) -> Any:
     Raises:
         BackendUnavailable: the data is not JSON.
     """
-    lines = [line[5:].strip() for line in event.split(b"\n") if line.startswith(b"data:")]
-    data = b"\n".join(lines)
+    if event.startswith(b"data: ") and b"\n" not in event:  # as nearly all are
+        data = event[6:]
+    else:
+        data = b"\n".join(line[5:].strip() for line in event.split(b"\n") if line.startswith(b"data:"))
     if not data or data == b"[DONE]":
         return None
     try:
@@ -32,14 +34,23 @@ def event_data(event: bytes) -> Any:
 
 
 class Aggregate:
-    """Feed it every event in order, then take ``body``."""
+    """Feed it all events in order, then take ``body``."""
 
     def __init__(self, shape: Shape) -> None:
         self._shape = shape
         self._top: dict[str, Any] = {}
         self._choices: dict[int, dict[str, Any]] = {}
 
-    def add(self, event: bytes) -> None:
+    def add(self, events: bytes) -> None:
+        """Add whole events, one or more.
+
+        Raises:
+            BackendUnavailable: the data of one is not JSON.
+        """
+        for event in events.split(b"\n\n"):
+            self._add(event)
+
+    def _add(self, event: bytes) -> None:
         data = event_data(event)
         if not isinstance(data, dict):
             return
