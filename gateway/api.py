@@ -35,7 +35,6 @@ _CLIENT_CLOSED = 499
 _INSTRUCTING = ("system", "developer")
 
 
-
 class Completions:
     """One of the completion endpoints, as an ASGI application: a stream is written where its request is read."""
 
@@ -106,8 +105,9 @@ async def read_json(request: Request) -> Any:
             raise ClientGone
         body, more = body + message.get("body", b""), message.get("more_body", False)
         if len(body) > allowed:
-            message = f"The body has more than the {allowed} bytes allowed."
-            raise InvalidRequest(message, status=413, code="request_too_large")
+            raise InvalidRequest(
+                f"The body has more than the {allowed} bytes allowed.", status=413, code="request_too_large"
+            )
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
@@ -163,24 +163,26 @@ async def _stream(
 ) -> None:
     """Begin the answer and write it. After ``keep_alive_s`` without its first event the client gets its 200 first."""
     gateway = gateway_of(request)
-    async with WhileConnected(request.receive) as client:
-        stream = EventStream(
-            request.scope, send, client, keep_alive_s=gateway.keep_alive_s, stall_s=gateway.write_stall_s
-        )
-        stream.headers = _headers(selection.facts())
-        async with stream:
-            try:
-                answer = await gateway.relay.begin(wanted, selection, client=record.client)
-            except GatewayError as error:
-                if not stream.begun:
-                    raise
-                record.outcome.error = error.code
-                await stream.write(error_event(error, wanted.shape))
-            else:
-                record.outcome = answer.outcome
-                stream.headers = _headers(answer.facts)
-                await _write(answer, stream)
-            await stream.finish()
+    try:
+        async with WhileConnected(request.receive) as client:
+            stream = EventStream(request.scope, send, client, gateway.keep_alive_s, gateway.client_stall_s)
+            stream.headers = _headers(selection.facts())
+            async with stream:
+                try:
+                    answer = await gateway.relay.begin(wanted, selection, client=record.client)
+                except GatewayError as error:
+                    if not stream.begun:
+                        raise
+                    record.outcome.error = error.code
+                    await stream.write(error_event(error, wanted.shape))
+                else:
+                    record.outcome = answer.outcome
+                    stream.headers = _headers(answer.facts)
+                    await _write(answer, stream)
+                await stream.finish()
+    except ClientGone:
+        if not record.outcome.finished:
+            raise  # it left before the last token
     record.finish(200)
 
 

@@ -43,6 +43,7 @@ class Gateway:
     max_tokens: int
     default_tokens: int
     keep_alive_s: float
+    client_stall_s: float
     thinking_off: bool
     log_prompts: bool
     started: float = field(default_factory=time.time)

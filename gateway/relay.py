@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,7 +107,7 @@ class Answer:
             aggregate.add(events)
         return aggregate.body(self._lease.expert, self.facts)
 
-    async def events(self) -> AsyncIterator[bytes]:
+    async def events(self) -> AsyncGenerator[bytes]:
         """The stream for the client: each time, the whole events that have arrived together.
 
         Never raises a gateway error: it becomes an error event, and the end.
@@ -150,6 +150,12 @@ class Answer:
             self._timed = events
 
     def _mark(self, events: bytes) -> bytes:
+        if events.startswith(b":") or b"\n\n:" in events:  # comments, which stay as they are
+            each = (event + b"\n\n" for event in events.split(b"\n\n")[:-1])
+            return b"".join(event if event.startswith(b":") else self._mark_data(event) for event in each)
+        return self._mark_data(events)
+
+    def _mark_data(self, events: bytes) -> bytes:
         events = events.replace(self._their_model, self._our_model)
         if not self._marked:
             at = 0 if events.startswith(_DATA) else events.find(b"\n" + _DATA) + 1

@@ -6,7 +6,7 @@ Owns client disconnects, keep-alive comments and clients that stop reading. Know
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 
 from starlette.types import Message, Receive, Scope, Send
@@ -14,7 +14,7 @@ from starlette.types import Message, Receive, Scope, Send
 __all__ = ["ABORT", "ClientGone", "EventStream", "WhileConnected"]
 
 ABORT = "pointsman.abort"
-"""ASGI extension (``scope["extensions"]``): a function that closes the client's socket at once, unsent bytes or not."""
+"""ASGI extension whose ``close`` drops the client's connection at once, unsent bytes or not."""
 
 _SSE_HEADERS = (
     (b"content-type", b"text/event-stream"),
@@ -55,9 +55,9 @@ class WhileConnected:
     ) -> None:
         self._watch.cancel()
         task, self._task = self._task, None
-        if self._left and task is not None and task.uncancel() <= self._cancelling:
-            if kind is asyncio.CancelledError:
-                raise ClientGone from error
+        ours = self._left and task is not None and task.uncancel() <= self._cancelling
+        if ours and kind is asyncio.CancelledError:
+            raise ClientGone from error
 
     async def _until_gone(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
@@ -74,13 +74,11 @@ class EventStream:
         client: told when a write has been stuck for ``stall_s``: the client holds its connection and does not read.
     """
 
-    def __init__(
-        self, scope: Scope, send: Send, client: WhileConnected, *, keep_alive_s: float, stall_s: float
-    ) -> None:
+    def __init__(self, scope: Scope, send: Send, client: WhileConnected, keep_alive_s: float, stall_s: float) -> None:
         self.headers: Mapping[str, str] = {}
         """Sent with the status; set it before the first event."""
         self.begun = False
-        self._abort = scope.get("extensions", {}).get(ABORT, lambda: None)
+        self._abort: Callable[[], None] = scope.get("extensions", {}).get(ABORT, {}).get("close", lambda: None)
         self._send = send
         self._client = client
         self._keep_alive_s = keep_alive_s
@@ -104,7 +102,10 @@ class EventStream:
         await self._write({"type": "http.response.body", "body": events, "more_body": True})
 
     async def finish(self) -> None:
-        self._stop()
+        """End the answer."""
+        if self._comment is not None:
+            self._comment.cancel()
+        self._keep_alive_s = float("inf")
         await self._write({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _begin(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import httpx
 import pytest
-from fastapi import FastAPI
+from starlette.applications import Starlette
 from unit.fakes import FakeEngine, FakeRouter, ManualClock, ScriptedBackend, chat_events, sse, write_expert_files
 
 from gateway.app import create_app
@@ -60,6 +60,7 @@ class World:
             "max_tokens": 100,
             "default_tokens": 50,
             "keep_alive_s": 30.0,
+            "client_stall_s": 30.0,
             "thinking_off": False,
             "log_prompts": False,
             "started": 1000.0,
@@ -77,7 +78,7 @@ class World:
             add_backend=self._add_backend,
             **{**facts, **more},
         )
-        self.app: FastAPI = create_app(self.gateway)
+        self.app: Starlette = create_app(self.gateway)
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
         self.client = httpx.AsyncClient(transport=transport, base_url="http://gateway")
 
