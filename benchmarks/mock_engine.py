@@ -13,7 +13,7 @@ import json
 import sys
 from typing import Any
 
-SLOTS = 64
+SLOTS = 16
 ALIAS = "mock"
 _WORDS = 16
 _TIMINGS = {"cache_n": 0, "prompt_n": 10, "prompt_ms": 1.0, "predicted_n": _WORDS, "predicted_ms": 1.0}
