@@ -134,6 +134,7 @@ def _refresh(gateway: Gateway) -> None:
             metrics.leases.labels(name).set(backend.running)
             for expert in names:
                 metrics.active.labels(name, expert).set(1 if backend.active == expert else 0)
+    metrics.tasks.set(len(asyncio.all_tasks()))
     metrics.restarts.set(gateway.engine.restarts)
     enabled = sum(registry.is_enabled(expert.name) for expert in registry)
     metrics.experts.labels("enabled").set(enabled)

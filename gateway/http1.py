@@ -193,6 +193,7 @@ class _Connection(asyncio.Protocol):
         self._framed = False  # has a length or chunks: its end is known
         self._headed = False
         self._complete = False
+        self._reusable = False
         self._error: BackendError | None = None
         self._body: list[bytes] = []
         self._unread_bytes = 0
@@ -228,9 +229,8 @@ class _Connection(asyncio.Protocol):
     def finish(self) -> bool:
         """End this answer; whether the connection can serve another request."""
         self._stop_timer()
-        parser, self._parser = self._parser, None  # they refer to each other: left so, only the collector frees them
-        usable = self.open and self._complete and self._framed and not self._paused
-        return usable and parser is not None and parser.should_keep_alive()
+        self._parser = None  # they refer to each other: left so, only the collector frees them
+        return self.open and self._complete and self._reusable and not self._paused
 
     def fail(self, error: BackendError) -> None:
         """Close, and have the reader raise ``error`` unless the answer is complete."""
@@ -321,7 +321,8 @@ class _Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         self._complete = self._headed
-        if self._complete:
+        if self._complete and self._parser is not None:
+            self._reusable = self._parser.should_keep_alive()  # told only here: the parser forgets the headers next
             self._stop_timer()
 
 

@@ -6,7 +6,7 @@ Bucket sources: OpenTelemetry GenAI semantic conventions for durations and TTFT;
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 __all__ = ["Metrics"]
 
@@ -24,6 +24,7 @@ class Metrics:
 
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
+        ProcessCollector(registry=registry)  # memory, CPU time and file descriptors of the gateway, on Linux
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"pointsman_{name}", text, labels, registry=registry)
@@ -54,6 +55,7 @@ class Metrics:
         self.per_token = histogram("time_per_output_token_seconds", "Mean time a token.", _PER_TOKEN, "expert")
         self.duration = histogram("request_duration_seconds", "Request to last byte.", _DURATION, "endpoint", "expert")
         self.tokens = counter("tokens_total", "Tokens, by type: prompt, cached, completion.", "expert", "type")
+        self.tasks = gauge("event_loop_tasks", "Tasks on the event loop.")
         self.experts = gauge("experts", "Experts, by state: enabled, disabled, rejected.", "state")
 
     # -- LeaseObserver --------------------------------------------------------------------------------------------
