@@ -22,6 +22,7 @@ class Client:
         self.reading = asyncio.Event()
         self.reading.set()
         self.aborted = 0
+        self._got_one = asyncio.Condition()
         self.scope = {"type": "http", "extensions": {ABORT: {"close": self._abort}}}
 
     def _abort(self) -> None:
@@ -34,6 +35,12 @@ class Client:
     async def send(self, message: Any) -> None:
         await self.reading.wait()
         self.got.append(message)
+        async with self._got_one:
+            self._got_one.notify_all()
+
+    async def gets(self, body: bytes, count: int) -> None:
+        async with self._got_one:
+            await self._got_one.wait_for(lambda: self.bodies.count(body) >= count)
 
     @property
     def bodies(self) -> list[bytes]:
@@ -55,16 +62,20 @@ async def streamed(
 
 
 async def test_who_leaves_ends_the_block_which_cleans_up() -> None:
-    client, cleaned = Client(), False
-    with pytest.raises(ClientGone):
+    client, cleaned = Client(), []
+
+    async def block() -> None:
         async with WhileConnected(client.receive):
             asyncio.get_running_loop().call_soon(client.gone.set)
             try:
                 await asyncio.Event().wait()
             finally:
                 await asyncio.sleep(0)
-                cleaned = True
-    assert cleaned
+                cleaned.append("yes")
+
+    with pytest.raises(ClientGone):
+        await block()
+    assert cleaned == ["yes"]
     task = asyncio.current_task()
     assert task is not None
     assert task.cancelling() == 0
@@ -125,18 +136,13 @@ async def test_events_go_out_as_they_are_after_one_head() -> None:
 async def test_silence_is_filled_with_comments_before_and_between_events() -> None:
     client = Client()
 
-    async def until_comments(count: int) -> None:
-        async with asyncio.timeout(20):
-            while client.bodies.count(b": keep-alive\n\n") < count:
-                await asyncio.sleep(0.005)
-
     async def work(stream: EventStream) -> None:
-        await until_comments(2)
+        await client.gets(b": keep-alive\n\n", 2)
         await stream.write(b"data: 1\n\n")
-        await until_comments(3)
+        await client.gets(b": keep-alive\n\n", 3)
         await stream.finish()
 
-    await streamed(client, work, keep_alive_s=0.02)
+    await asyncio.wait_for(streamed(client, work, keep_alive_s=0.02), 20)
     assert [message["type"] for message in client.got].count("http.response.start") == 1
     before = client.bodies.index(b"data: 1\n\n")
     assert set(client.bodies[:before]) == {b": keep-alive\n\n"}
