@@ -19,7 +19,7 @@ from .errors import ConfigError
 from .settings import Settings
 from .streaming import ABORT
 
-__all__ = ["serve"]
+__all__ = ["Protocol", "serve"]
 
 log = logging.getLogger("pointsman")
 
@@ -39,7 +39,7 @@ async def serve(settings: Settings, *, started: float) -> None:
             app = create_app(gateway, cors_origins=settings.server.cors_origins)
             config = uvicorn.Config(
                 app,
-                http=_Protocol,
+                http=Protocol,
                 ws="none",
                 log_config=None,
                 access_log=False,
@@ -83,7 +83,7 @@ def _ready_text(settings: Settings, gateway: Gateway, started: float) -> str:
     return "\n".join(lines)
 
 
-class _Protocol(HttpToolsProtocol):
+class Protocol(HttpToolsProtocol):
     """uvicorn's, with a way to drop a client that does not read: closing would wait for it to take what is unsent."""
 
     def on_message_begin(self) -> None:
