@@ -15,6 +15,9 @@ from .schemas import Shape
 __all__ = ["Aggregate", "event_data"]
 
 
+_DECODE = json.JSONDecoder().decode
+
+
 def event_data(event: bytes) -> Any:
     """The JSON of an SSE event's ``data`` lines; None for comments, ``[DONE]`` and events without data.
 
@@ -28,7 +31,7 @@ def event_data(event: bytes) -> Any:
     if not data or data == b"[DONE]":
         return None
     try:
-        return json.loads(data)
+        return _DECODE(data.decode())  # json.loads would guess the encoding first
     except ValueError as error:
         raise BackendUnavailable(f"The backend sent an event that is not JSON: {data[:200]!r}") from error
 
@@ -84,7 +87,9 @@ class Aggregate:
 
     def _add_choice(self, chunk: dict[str, Any]) -> None:
         index = chunk.get("index", 0)
-        choice = self._choices.setdefault(index, self._empty(index))
+        choice = self._choices.get(index)
+        if choice is None:
+            choice = self._choices[index] = self._empty(index)
         if chunk.get("finish_reason") is not None:
             choice["finish_reason"] = chunk["finish_reason"]
         self._add_logprobs(choice, chunk.get("logprobs"))

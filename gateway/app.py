@@ -10,7 +10,7 @@ import contextlib
 import logging
 import math
 import re
-import uuid
+import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -335,7 +335,7 @@ class _RequestId:
             await self._app(scope, receive, send)
             return
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-        request_id = given if self._PLAIN.fullmatch(given) else b"req_" + uuid.uuid4().hex.encode()
+        request_id = given if self._PLAIN.fullmatch(given) else b"req_" + secrets.token_hex(16).encode()
         scope.setdefault("state", {})["request_id"] = request_id.decode()
 
         async def send_with_id(message: Message) -> None:

@@ -142,9 +142,9 @@ class Answer:
 
     def _notice(self, events: bytes) -> None:
         outcome = self.outcome
-        if outcome.first_token_s is None and any(mark in events for mark in _TOKEN_MARKS):
+        if outcome.first_token_s is None and _has_any(events, _TOKEN_MARKS):
             outcome.first_token_s = time.monotonic()
-        if not outcome.finished and any(mark in events for mark in _END_MARKS):
+        if not outcome.finished and _has_any(events, _END_MARKS):
             outcome.finished = True
         if _TIMINGS in events:
             self._timed = events
@@ -176,6 +176,13 @@ class Answer:
             self.outcome.prompt_tokens = self.outcome.cached_tokens + int(timings.get("prompt_n", 0))
             self.outcome.completion_tokens = int(timings.get("predicted_n", 0))
             self.outcome.decode_s = float(timings.get("predicted_ms", 0.0)) / 1000
+
+
+def _has_any(events: bytes, marks: tuple[bytes, ...]) -> bool:
+    for mark in marks:  # noqa: SIM110  (any() takes three times as long)
+        if mark in events:
+            return True
+    return False
 
 
 def _before_error(events: bytes) -> tuple[bytes, bytes]:
