@@ -1,126 +1,171 @@
-"""Asks a gateway as its users do: with the openai SDK for Python, the one for Node, and curl.
+"""Which HTTP client should carry the streams from the engine? Ours, aiohttp, httpx, httpx over aiohttp, httpx2.
 
-Each way takes texts, asks ``auto`` about every one, and gives what a user of that client sees: who served, with what
-score, and the answer. Knows nothing of what is right.
+Each client runs in a process of its own, on uvloop, and reads streamed answers of a mock engine to their end, piece by
+piece, as fast as so many at once allow. Like the gateway they say ``Connection: close``: llama-server closes after
+a stream. The last column is the client's own CPU time for an answer of 20 chunks, connecting included.
+
+    python benchmarks/clients.py [--seconds 3]
 """
 
 from __future__ import annotations
 
+import argparse
+import asyncio
 import json
-import shutil
 import subprocess
+import sys
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-import openai
+PEERS = ("aiohttp==3.14.5", "httpx==0.28.1", "httpx-aiohttp==0.2.0", "httpx2==2.16.2", "uvloop==0.23.0")
+_CLIENTS = ("ours", "aiohttp", "httpx-aiohttp", "httpx", "httpx2")
+_HEADERS = {"Content-Type": "application/json", "Connection": "close"}
+_BODY = json.dumps({"messages": [{"role": "user", "content": "x"}], "stream": True}, separators=(",", ":")).encode()
 
-from gateway.base import default_cache_dir
-from gateway.download import exclusive
-
-__all__ = ["CLIENTS", "Reply"]
-
-_NODE_SDK = "openai@6.49.0"  # the last major version that runs on Node 20
-_TIMEOUT_S = 600
-_ENDPOINT = "/chat/completions"
+Ask = Callable[[], Awaitable[int]]
 
 
-@dataclass(frozen=True)
-class Reply:
-    served: str
-    score: float | None
-    answer: str
-    seconds: float
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--client", choices=_CLIENTS, help=argparse.SUPPRESS)
+    parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--at-once", type=int, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.client:
+        measure(given.client, given.port, given.at_once, given.seconds)
+    else:
+        compare(given.seconds)
 
 
-def ask_with_python(url: str, key: str, texts: Sequence[str], *, stream: bool, at_once: int) -> list[Reply]:
-    """Ask with the official Python SDK, ``at_once`` requests at a time."""
-    with openai.OpenAI(base_url=url, api_key=key, timeout=_TIMEOUT_S) as client, ThreadPoolExecutor(at_once) as pool:
-        return list(pool.map(lambda text: _python(client, text, stream), texts))
+def compare(seconds: float) -> None:
+    import peers
+    import proxies
+    import serving
+
+    python = peers.peer_python("http-clients", PEERS)
+    results: dict[str, dict[int, dict[str, float]]] = {}
+    with proxies.mock(serving.ROOT / "experts") as port:
+        for client in _CLIENTS:
+            for at_once in (1, 16):
+                command = [sys.executable if client == "ours" else str(python), __file__, "--client", client]
+                options = ["--port", str(port), "--at-once", str(at_once), "--seconds", str(seconds)]
+                done = subprocess.run([*command, *options], check=True, capture_output=True, text=True)
+                results.setdefault(client, {})[at_once] = json.loads(done.stdout)
+    rows = [
+        [client, at_once, one["p50_ms"], round(one["per_s"]), round(one["cpu_us"])]
+        for client, row in results.items()
+        for at_once, one in row.items()
+    ]
+    serving.print_table(["client", "at once", "p50 ms", "answers/s", "CPU us an answer"], rows)
+    best = max(row[16]["per_s"] for client, row in results.items() if client != "ours")
+    serving.finish("clients", results=results, ratio=round(results["ours"][16]["per_s"] / best, 2))
 
 
-def ask_with_node(url: str, key: str, texts: Sequence[str], *, stream: bool, at_once: int) -> list[Reply]:
-    """Ask with the official Node SDK, installed from npm into the user's cache.
-
-    Raises:
-        RuntimeError: node or npm is missing, or the script failed; says why.
-    """
-    script = shutil.copy(Path(__file__).with_name("ask.mjs"), _node_folder())
-    asked = {"url": url, "key": key, "texts": list(texts), "stream": stream, "at_once": at_once}
-    done = subprocess.run(["node", script], input=json.dumps(asked), capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"the Node client failed: {done.stderr[-2000:]}")
-    return [Reply(**row) for row in json.loads(done.stdout)]
+# -- in the child: no import of ours but for our client -----------------------------------------------------------
 
 
-def ask_with_curl(url: str, key: str, texts: Sequence[str], *, stream: bool, at_once: int) -> list[Reply]:
-    """Ask with curl, a process a request."""
-    with ThreadPoolExecutor(at_once) as pool:
-        return list(pool.map(lambda text: _curl(url, key, text, stream), texts))
+def measure(client: str, port: int, at_once: int, seconds: float) -> None:
+    import uvloop
+
+    print(json.dumps(uvloop.run(run(client, f"http://127.0.0.1:{port}/v1/chat/completions", at_once, seconds))))
 
 
-CLIENTS: dict[str, Callable[..., list[Reply]]] = {
-    "python": ask_with_python,
-    "node": ask_with_node,
-    "curl": ask_with_curl,
-}
+async def run(client: str, url: str, at_once: int, seconds: float) -> dict[str, float]:
+    opened = {
+        "ours": open_ours,
+        "aiohttp": open_aiohttp,
+        "httpx": open_httpx,
+        "httpx-aiohttp": open_httpx_aiohttp,
+        "httpx2": open_httpx2,
+    }[client](url)
+    await load(opened, at_once, seconds / 5)
+    cpu = time.process_time()
+    times = await load(opened, at_once, seconds)
+    cpu = time.process_time() - cpu
+    return {
+        "p50_ms": sorted(times)[len(times) // 2] * 1000,
+        "per_s": len(times) / seconds,
+        "cpu_us": cpu / len(times) * 1e6,
+    }
 
 
-def _python(client: openai.OpenAI, text: str, stream: bool) -> Reply:
-    started = time.monotonic()
-    messages: Any = [{"role": "user", "content": text}]
-    if not stream:
-        whole = client.chat.completions.create(model="auto", messages=messages)
-        body = whole.model_dump()
-        return _reply([body], body["choices"][0]["message"]["content"] or "", started)
-    chunks = [c.model_dump() for c in client.chat.completions.create(model="auto", messages=messages, stream=True)]
-    return _reply(chunks, _joined(chunks), started)
+async def load(ask: Ask, at_once: int, seconds: float) -> list[float]:
+    times: list[float] = []
+    until = time.perf_counter() + seconds
+
+    async def worker() -> None:
+        while (begun := time.perf_counter()) < until:
+            if await ask() < 1000:
+                raise RuntimeError("an answer is too short")
+            times.append(time.perf_counter() - begun)
+
+    await asyncio.gather(*(worker() for _ in range(at_once)))
+    return times
 
 
-def _curl(url: str, key: str, text: str, stream: bool) -> Reply:
-    started = time.monotonic()
-    body = {"model": "auto", "messages": [{"role": "user", "content": text}], "stream": stream}
-    command = ["curl", "--silent", "--show-error", "--fail-with-body", "--no-buffer", "--max-time", str(_TIMEOUT_S)]
-    headers = ["-H", "Content-Type: application/json", "-H", f"Authorization: Bearer {key}"]
-    done = subprocess.run(
-        [*command, *headers, "--data-binary", "@-", url + _ENDPOINT],
-        input=json.dumps(body).encode(),
-        capture_output=True,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(f"curl failed: {done.stderr.decode()} {done.stdout.decode()[:500]}")
-    if not stream:
-        whole = json.loads(done.stdout)
-        return _reply([whole], whole["choices"][0]["message"]["content"] or "", started)
-    lines = [line.removeprefix("data: ") for line in done.stdout.decode().splitlines() if line.startswith("data: ")]
-    if lines[-1] != "[DONE]":
-        raise RuntimeError(f"the stream did not end with [DONE]: {lines[-1][:500]}")
-    chunks = [json.loads(line) for line in lines[:-1]]
-    return _reply(chunks, _joined(chunks), started)
+def open_ours(url: str) -> Ask:
+    from gateway.http1 import HttpClient
+
+    client = HttpClient()
+
+    async def ask() -> int:
+        response = await client.request("POST", url, headers={}, body=_BODY, silence_s=60, keep=False)
+        size = 0
+        try:
+            while piece := await response.read():
+                size += len(piece)
+        finally:
+            response.close()
+        return size
+
+    return ask
 
 
-def _joined(chunks: Sequence[dict[str, Any]]) -> str:
-    return "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks if chunk["choices"])
+def open_aiohttp(url: str) -> Ask:
+    import aiohttp
+
+    session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True), auto_decompress=False)
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=60)
+
+    async def ask() -> int:
+        async with session.post(url, data=_BODY, headers=_HEADERS, timeout=timeout) as response:
+            return sum([len(piece) async for piece in response.content.iter_any()])
+
+    return ask
 
 
-def _reply(bodies: Sequence[dict[str, Any]], answer: str, started: float) -> Reply:
-    (served,) = {body["model"] for body in bodies}
-    facts = bodies[0]["pointsman"]
-    assert facts["expert"] == served, f"the body says {served}, its pointsman object {facts['expert']}"
-    return Reply(served, facts["score"], answer, time.monotonic() - started)
+def open_httpx(url: str) -> Ask:
+    import httpx
+
+    return _through(httpx.AsyncClient(limits=httpx.Limits(max_connections=None), timeout=60), url)
 
 
-def _node_folder() -> Path:
-    for program in ("node", "npm"):
-        if shutil.which(program) is None:
-            raise RuntimeError(f"{program} is not installed")
-    folder = default_cache_dir() / "peers" / f"node-{_NODE_SDK.replace('@', '-')}"
-    with exclusive(folder.parent / ".node.lock"):
-        if not (folder / "node_modules" / "openai" / "package.json").is_file():
-            install = ["npm", "install", "--no-audit", "--no-fund", "--silent", "--prefix", str(folder), _NODE_SDK]
-            subprocess.run(install, check=True)
-    return folder
+def open_httpx2(url: str) -> Ask:
+    import httpx2
+
+    return _through(httpx2.AsyncClient(limits=httpx2.Limits(max_connections=None), timeout=60), url)
+
+
+def open_httpx_aiohttp(url: str) -> Ask:
+    import aiohttp
+    import httpx
+    from httpx_aiohttp import AiohttpTransport
+
+    def session() -> Any:  # unless told so, aiohttp keeps a connection although the request said close
+        return aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, force_close=True))
+
+    return _through(httpx.AsyncClient(transport=AiohttpTransport(client=session), timeout=60), url)
+
+
+def _through(client: Any, url: str) -> Ask:
+    async def ask() -> int:
+        async with client.stream("POST", url, content=_BODY, headers=_HEADERS) as response:
+            return sum([len(piece) async for piece in response.aiter_raw()])
+
+    return ask
+
+
+if __name__ == "__main__":
+    main()

@@ -109,6 +109,8 @@ def _serve(given: argparse.Namespace) -> int:
     # Before numpy loads: its threads spin beside llama.cpp's and the encoder's.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+    import uvloop
+
     from .logs import set_up_logging
     from .server import serve
 
@@ -121,7 +123,8 @@ def _serve(given: argparse.Namespace) -> int:
         engine__url=given.url,
     )
     set_up_logging(settings.log.level, settings.log.format)
-    asyncio.run(serve(settings, started=given.started))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(serve(settings, started=given.started))
     return 0
 
 

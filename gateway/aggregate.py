@@ -15,31 +15,45 @@ from .schemas import Shape
 __all__ = ["Aggregate", "event_data"]
 
 
+_DECODE = json.JSONDecoder().decode
+
+
 def event_data(event: bytes) -> Any:
     """The JSON of an SSE event's ``data`` lines; None for comments, ``[DONE]`` and events without data.
 
     Raises:
         BackendUnavailable: the data is not JSON.
     """
-    lines = [line[5:].strip() for line in event.split(b"\n") if line.startswith(b"data:")]
-    data = b"\n".join(lines)
+    if event.startswith(b"data: ") and b"\n" not in event:  # as nearly all are
+        data = event[6:]
+    else:
+        data = b"\n".join(line[5:].strip() for line in event.split(b"\n") if line.startswith(b"data:"))
     if not data or data == b"[DONE]":
         return None
     try:
-        return json.loads(data)
+        return _DECODE(data.decode())  # json.loads would guess the encoding first
     except ValueError as error:
         raise BackendUnavailable(f"The backend sent an event that is not JSON: {data[:200]!r}") from error
 
 
 class Aggregate:
-    """Feed it every event in order, then take ``body``."""
+    """Feed it all events in order, then take ``body``."""
 
     def __init__(self, shape: Shape) -> None:
         self._shape = shape
         self._top: dict[str, Any] = {}
         self._choices: dict[int, dict[str, Any]] = {}
 
-    def add(self, event: bytes) -> None:
+    def add(self, events: bytes) -> None:
+        """Add whole events, one or more.
+
+        Raises:
+            BackendUnavailable: the data of one is not JSON.
+        """
+        for event in events.split(b"\n\n"):
+            self._add(event)
+
+    def _add(self, event: bytes) -> None:
         data = event_data(event)
         if not isinstance(data, dict):
             return
@@ -73,7 +87,9 @@ class Aggregate:
 
     def _add_choice(self, chunk: dict[str, Any]) -> None:
         index = chunk.get("index", 0)
-        choice = self._choices.setdefault(index, self._empty(index))
+        choice = self._choices.get(index)
+        if choice is None:
+            choice = self._choices[index] = self._empty(index)
         if chunk.get("finish_reason") is not None:
             choice["finish_reason"] = chunk["finish_reason"]
         self._add_logprobs(choice, chunk.get("logprobs"))

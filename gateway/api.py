@@ -6,15 +6,17 @@ next door.
 
 from __future__ import annotations
 
-import asyncio
 import base64
+import contextlib
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import numpy as np
-from fastapi import APIRouter, Request, Response
-from fastapi.responses import JSONResponse
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from router import RouterError
 
@@ -25,57 +27,58 @@ from .experts import AUTO, BASE, Expert
 from .relay import Answer, error_event
 from .schemas import CompletionRequest, Shape, parse_completion, route_turns
 from .selection import Selection
-from .streaming import ClientGone, EventStream, while_connected
+from .streaming import ClientGone, EventStream, WhileConnected
 
 __all__ = ["api", "client_of", "read_json"]
-
-api = APIRouter()
 
 _CLIENT_CLOSED = 499
 _INSTRUCTING = ("system", "developer")
 
 
-@api.post("/v1/chat/completions")
-async def chat_completions(request: Request) -> Response:
-    return await _recorded(request, Shape.CHAT.value, lambda record: _complete(request, record, Shape.CHAT))
+class Completions:
+    """One of the completion endpoints, as an ASGI application: a stream is written where its request is read."""
+
+    def __init__(self, shape: Shape) -> None:
+        self._shape = shape
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        response = await _recorded(
+            request, self._shape.value, lambda record: _complete(request, send, record, self._shape)
+        )
+        if response is not None:
+            await response(scope, receive, send)
 
 
-@api.post("/v1/completions")
-async def completions(request: Request) -> Response:
-    return await _recorded(request, Shape.COMPLETION.value, lambda record: _complete(request, record, Shape.COMPLETION))
-
-
-@api.post("/v1/responses")
-async def responses(request: Request) -> Response:
-    return await _recorded(request, Shape.RESPONSE.value, lambda record: _complete(request, record, Shape.RESPONSE))
-
-
-@api.post("/v1/embeddings")
-async def embeddings(request: Request) -> Response:
+async def embeddings(request: Request) -> Response | None:
     return await _recorded(request, "/v1/embeddings", lambda record: _embed(request, record))
 
 
-@api.post("/v1/route")
-async def route(request: Request) -> Response:
+async def route(request: Request) -> Response | None:
     return await _recorded(request, "/v1/route", lambda record: _route(request, record))
 
 
-@api.get("/v1/models")
-async def models(request: Request) -> dict[str, Any]:
+async def models(request: Request) -> Response:
     client_of(request)
-    gateway = gateway_of(request)
-    enabled = [expert for expert in gateway.registry if gateway.registry.is_enabled(expert.name)]
-    listed = [_virtual(gateway, AUTO), _virtual(gateway, BASE), *(_model(expert) for expert in enabled)]
-    return {"object": "list", "data": listed}
+    return JSONResponse({"object": "list", "data": _listed(gateway_of(request))})
 
 
-@api.get("/v1/models/{name}")
-async def model(request: Request, name: str) -> dict[str, Any]:
-    for row in (await models(request))["data"]:
+async def model(request: Request) -> Response:
+    client_of(request)
+    name = request.path_params["name"]
+    for row in _listed(gateway_of(request)):
         if row["id"] == name:
-            found: dict[str, Any] = row
-            return found
+            return JSONResponse(row)
     raise ExpertNotFound(f"The model {name[:100]!r} does not exist.", param="model")
+
+
+api = [
+    *(Route(shape.value, Completions(shape), methods=["POST"]) for shape in Shape),
+    Route("/v1/embeddings", embeddings, methods=["POST"]),
+    Route("/v1/route", route, methods=["POST"]),
+    Route("/v1/models", models),
+    Route("/v1/models/{name}", model),
+]
 
 
 # -- one request --------------------------------------------------------------------------------------------------
@@ -95,19 +98,26 @@ def client_of(request: Request) -> str:
 async def read_json(request: Request) -> Any:
     """The body. Raises: InvalidRequest: too large (413), or not JSON."""
     allowed = gateway_of(request).max_body_bytes
-    body = b""
-    async for chunk in request.stream():
-        body += chunk
+    body, more = b"", True
+    while more:
+        message = await request.receive()
+        if message["type"] != "http.request":
+            raise ClientGone
+        body, more = body + message.get("body", b""), message.get("more_body", False)
         if len(body) > allowed:
-            message = f"The body has more than the {allowed} bytes allowed."
-            raise InvalidRequest(message, status=413, code="request_too_large")
+            raise InvalidRequest(
+                f"The body has more than the {allowed} bytes allowed.", status=413, code="request_too_large"
+            )
     try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"The body is not valid JSON: {error}", code="invalid_json") from error
 
 
-async def _recorded(request: Request, endpoint: str, work: Callable[[Record], Awaitable[Response]]) -> Response:
+async def _recorded(
+    request: Request, endpoint: str, work: Callable[[Record], Awaitable[Response | None]]
+) -> Response | None:
+    """Do the work, and have it counted and logged whatever becomes of it. None: there is nothing (more) to send."""
     gateway = gateway_of(request)
     record = Record(gateway, request, endpoint)
     try:
@@ -116,7 +126,7 @@ async def _recorded(request: Request, endpoint: str, work: Callable[[Record], Aw
         return await work(record)
     except ClientGone:
         record.finish(_CLIENT_CLOSED)
-        return Response(status_code=_CLIENT_CLOSED)
+        return None
     except GatewayError as error:
         record.failed(error)
         raise
@@ -126,7 +136,7 @@ async def _recorded(request: Request, endpoint: str, work: Callable[[Record], Aw
         raise
 
 
-async def _complete(request: Request, record: Record, shape: Shape) -> Response:
+async def _complete(request: Request, send: Send, record: Record, shape: Shape) -> Response | None:
     gateway = gateway_of(request)
     wanted = parse_completion(shape, await read_json(request), max_tokens=gateway.max_tokens)
     selection = await gateway.selector.select(wanted.model, wanted.turns)
@@ -136,55 +146,55 @@ async def _complete(request: Request, record: Record, shape: Shape) -> Response:
     if gateway.log_prompts:
         record.extra["turns"] = list(wanted.turns)
     _set_defaults(gateway, wanted, gateway.registry.get(selection.expert))
-    begun = asyncio.ensure_future(gateway.relay.begin(wanted, selection, client=record.client))
     if wanted.stream:
-        return await _stream(request, record, wanted, selection, begun)
-    await while_connected(request, begun)
-    answer = begun.result()
-    record.outcome = answer.outcome
-    try:
-        whole = asyncio.ensure_future(answer.whole())
-        await while_connected(request, whole)
-        body = whole.result()
-    finally:
-        await answer.aclose()
+        await _stream(request, send, record, wanted, selection)
+        return None
+    async with WhileConnected(request.receive):
+        answer = await gateway.relay.begin(wanted, selection, client=record.client)
+        record.outcome = answer.outcome
+        try:
+            body = await answer.whole()
+        finally:
+            await answer.aclose()
     record.finish(200)
     return JSONResponse(body, headers=_headers(answer.facts))
 
 
 async def _stream(
-    request: Request, record: Record, wanted: CompletionRequest, selection: Selection, begun: asyncio.Future[Answer]
-) -> Response:
+    request: Request, send: Send, record: Record, wanted: CompletionRequest, selection: Selection
+) -> None:
+    """Begin the answer and write it. After ``keep_alive_s`` without its first event the client gets its 200 first."""
     gateway = gateway_of(request)
-    task = asyncio.ensure_future(begun)
-    if await while_connected(request, task, gateway.keep_alive_s):
-        answer = task.result()
-        record.outcome = answer.outcome
-        events, facts = answer.events(), answer.facts
-    else:  # nothing yet: commit to the 200, and keep the connection alive with comments
-        events, facts = _late_events(task, record, wanted.shape), selection.facts()
-
-    async def close() -> None:
-        task.cancel()
-        await asyncio.wait({task})
-        if not task.cancelled() and task.exception() is None:
-            await task.result().aclose()
-        finished = record.outcome.finished or record.outcome.error is not None
-        record.finish(200 if finished else _CLIENT_CLOSED)
-
-    return EventStream(events, close, _headers(facts), gateway.keep_alive_s)
-
-
-async def _late_events(task: asyncio.Future[Answer], record: Record, shape: Shape) -> Any:
     try:
-        answer = await asyncio.shield(task)
-    except GatewayError as error:
-        record.outcome.error = error.code
-        yield error_event(error, shape)
-        return
-    record.outcome = answer.outcome
-    async for event in answer.events():
-        yield event
+        async with WhileConnected(request.receive) as client:
+            stream = EventStream(request.scope, send, client, gateway.keep_alive_s, gateway.client_stall_s)
+            stream.headers = _headers(selection.facts())
+            async with stream:
+                try:
+                    answer = await gateway.relay.begin(wanted, selection, client=record.client)
+                except GatewayError as error:
+                    if not stream.begun:
+                        raise
+                    record.outcome.error = error.code
+                    await stream.write(error_event(error, wanted.shape))
+                else:
+                    record.outcome = answer.outcome
+                    stream.headers = _headers(answer.facts)
+                    await _write(answer, stream)
+                await stream.finish()
+    except ClientGone:
+        if not record.outcome.finished:
+            raise  # it left before the last token
+    record.finish(200)
+
+
+async def _write(answer: Answer, stream: EventStream) -> None:
+    try:
+        async with contextlib.aclosing(answer.events()) as all_events:
+            async for events in all_events:
+                await stream.write(events)
+    finally:
+        await answer.aclose()
 
 
 def _set_defaults(gateway: Gateway, wanted: CompletionRequest, expert: Expert | None) -> None:
@@ -207,6 +217,11 @@ def _set_defaults(gateway: Gateway, wanted: CompletionRequest, expert: Expert | 
 
 def _headers(facts: Mapping[str, Any]) -> dict[str, str]:
     return {f"x-pointsman-{key.replace('_', '-')}": str(value) for key, value in facts.items() if value is not None}
+
+
+def _listed(gateway: Gateway) -> list[dict[str, Any]]:
+    enabled = [expert for expert in gateway.registry if gateway.registry.is_enabled(expert.name)]
+    return [_virtual(gateway, AUTO), _virtual(gateway, BASE), *(_model(expert) for expert in enabled)]
 
 
 def _virtual(gateway: Gateway, name: str) -> dict[str, Any]:

@@ -10,20 +10,19 @@ import contextlib
 import logging
 import math
 import re
-import uuid
+import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import aiohttp
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from . import __version__
 from .admin import admin
 from .api import api
 from .auth import Keyring, RateLimiter, admin_key_file, is_loopback, load_keys
@@ -32,6 +31,7 @@ from .context import Gateway
 from .engine import Engine, EngineConfig
 from .errors import ConfigError, GatewayError, InvalidRequest, error_body
 from .experts import BASE, ExpertRegistry, scan_experts
+from .http1 import HttpClient
 from .label_log import LabelLog
 from .leases import LeasePool
 from .metrics import Metrics
@@ -79,9 +79,10 @@ async def open_gateway(settings: Settings, *, progress: bool = True) -> AsyncIte
             registry,
             retry_refused=any(own.kind == "url" for own in settings.engine.each()),
         )
-        session = await stack.enter_async_context(_client_session())
+        client = HttpClient()
+        stack.push_async_callback(client.aclose)
         configs = [_engine_config(settings, own, base, children=len(sections)) for own in sections]
-        engine = Engine(configs, session, on_refused=reloader.refuse)
+        engine = Engine(configs, client, on_refused=reloader.refuse)
         pool = LeasePool(
             Scheduler(
                 pace=Pace(settings.scheduler.quantum_s, settings.scheduler.quantum_answers),
@@ -118,24 +119,16 @@ async def open_gateway(settings: Settings, *, progress: bool = True) -> AsyncIte
             max_tokens=settings.limits.max_tokens,
             default_tokens=settings.limits.default_tokens,
             keep_alive_s=settings.limits.keep_alive_s,
+            client_stall_s=settings.limits.client_stall_s,
             thinking_off=settings.engine.thinking == "off",
             log_prompts=settings.log.prompts,
             label_log=label_log,
         )
 
 
-def create_app(gateway: Gateway, *, cors_origins: Sequence[str] = ("*",)) -> FastAPI:
+def create_app(gateway: Gateway, *, cors_origins: Sequence[str] = ("*",)) -> Starlette:
     """The ASGI application over an open gateway."""
-    app = FastAPI(title="Pointsman", version=__version__, docs_url=None, redoc_url=None)
-    app.state.gateway = gateway
-    app.include_router(api)
-    app.include_router(admin)
-    app.add_exception_handler(GatewayError, _render_gateway_error)
-    app.add_exception_handler(HTTPException, _render_http_error)
-    app.add_exception_handler(RequestValidationError, _render_validation_error)
-    app.add_exception_handler(Exception, _render_unknown_error)
-    app.add_middleware(_Unexpected)
-    app.add_middleware(
+    cors = Middleware(
         CORSMiddleware,
         allow_origins=list(cors_origins),
         allow_methods=["GET", "POST", "OPTIONS"],
@@ -143,7 +136,16 @@ def create_app(gateway: Gateway, *, cors_origins: Sequence[str] = ("*",)) -> Fas
         expose_headers=list(_EXPOSED_HEADERS),
         max_age=600,
     )
-    app.add_middleware(_RequestId)
+    app = Starlette(
+        routes=[*api, *admin],
+        middleware=[Middleware(_RequestId), cors, Middleware(_Unexpected)],
+        exception_handlers={
+            GatewayError: _render_gateway_error,
+            HTTPException: _render_http_error,
+            Exception: _render_unknown_error,
+        },
+    )
+    app.state.gateway = gateway
     return app
 
 
@@ -264,13 +266,6 @@ def _engine_config(settings: Settings, engine: EngineSettings, base: _Base | Non
     )
 
 
-def _client_session() -> aiohttp.ClientSession:
-    # No limit on connections: the scheduler already bounds them to the slots.
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0), auto_decompress=False, trust_env=False
-    )
-
-
 async def _close_router(selector: Selector) -> None:
     if selector.router is not None:
         await selector.router.aclose()
@@ -308,13 +303,6 @@ async def _render_http_error(request: Request, error: Exception) -> JSONResponse
     for name, value in (error.headers or {}).items():
         response.headers[name] = value
     return response
-
-
-async def _render_validation_error(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, RequestValidationError)
-    first = error.errors()[0]
-    param = ".".join(str(part) for part in first["loc"][1:]) or None
-    return _envelope(request, 400, error_body(str(first["msg"]), "invalid_request_error", "invalid_request", param))
 
 
 async def _render_unknown_error(request: Request, error: Exception) -> JSONResponse:
@@ -360,7 +348,7 @@ class _RequestId:
             await self._app(scope, receive, send)
             return
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-        request_id = given if self._PLAIN.fullmatch(given) else b"req_" + uuid.uuid4().hex.encode()
+        request_id = given if self._PLAIN.fullmatch(given) else b"req_" + secrets.token_hex(16).encode()
         scope.setdefault("state", {})["request_id"] = request_id.decode()
 
         async def send_with_id(message: Message) -> None:

@@ -1,25 +1,24 @@
 """One llama-server over HTTP: health, properties, adapters, completions as a stream of SSE events.
 
 Owns everything that is particular to llama-server: its adapter ids, its fields, its errors, its timeouts; translates
-every client exception into the tree of ``errors.py``. Knows nothing of scheduling, or of who asked.
+what it answers into the tree of ``errors.py``. Knows nothing of scheduling, or of who asked.
 
 Source: llama.cpp ``tools/server``, build b11549; docs/ARCHITECTURE.md lists the behaviours relied on.
 """
 
 from __future__ import annotations
 
-import contextlib
+import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import aiohttp
-
 from .errors import BackendError, BackendRefused, BackendTimeout, BackendUnavailable
 from .experts import BASE
+from .http1 import HttpClient, Response
 
 __all__ = ["Backend", "BackendStream", "Props", "refusal"]
 
@@ -67,29 +66,35 @@ def refusal(status: int, body: bytes) -> BackendError:
 class BackendStream:
     """An open answer of a backend: SSE events, to be closed whatever happens; closing early stops the generation."""
 
-    def __init__(self, backend: Backend, response: aiohttp.ClientResponse) -> None:
+    def __init__(self, backend: Backend, response: Response) -> None:
         self._backend = backend
         self._response = response
+        self._rest = b""
 
-    async def events(self) -> AsyncIterator[bytes]:
-        """Yield whole SSE events, comments too, each with its blank line.
+    async def read(self) -> bytes:
+        """All the whole SSE events that have arrived, comments too, each with its blank line; ``b""`` at the end.
 
         Raises:
             BackendUnavailable: the connection broke, or ended inside an event.
             BackendTimeout: nothing came for the stall timeout.
         """
-        buffer = b""
-        with _translated():
-            async for chunk in self._response.content.iter_any():
-                self._backend.last_event_s = time.monotonic()
-                buffer += chunk
-                *events, buffer = buffer.split(b"\n\n")
-                for event in events:
-                    yield event + b"\n\n"
-                if len(buffer) > _MAX_EVENT_BYTES:
-                    raise BackendError(f"The backend sent an event of more than {_MAX_EVENT_BYTES} bytes.")
-        if buffer.strip():
+        while piece := await self._response.read():
+            self._backend.last_event_s = time.monotonic()
+            data = self._rest + piece
+            whole = len(data) if data.endswith(b"\n\n") else data.rfind(b"\n\n") + 2
+            if whole > 1:
+                self._rest = data[whole:]
+                return data[:whole]
+            self._rest = data
+            if len(data) > _MAX_EVENT_BYTES:
+                raise BackendError(f"The backend sent an event of more than {_MAX_EVENT_BYTES} bytes.")
+        if self._rest.strip():
             raise BackendUnavailable("The backend's answer ended inside an event.")
+        return b""
+
+    def fail(self, error: BackendError) -> None:
+        """End the answer here: who reads it gets ``error``, after the events that have arrived."""
+        self._response.fail(error)
 
     def close(self) -> None:
         self._response.close()
@@ -100,7 +105,7 @@ class Backend:
 
     Args:
         url: without a trailing slash.
-        session: shared; closed by its owner.
+        client: shared; closed by its owner.
         strategy: ``scale_api`` posts the active expert; ``per_request`` relies on each request's ``lora`` alone.
         api_key: sent as a bearer token.
         stall_s: the longest silence inside an answer; llama-server pings every 30 s while it works on a stream.
@@ -112,7 +117,7 @@ class Backend:
         self,
         name: str,
         url: str,
-        session: aiohttp.ClientSession,
+        client: HttpClient,
         *,
         strategy: str = "scale_api",
         api_key: str | None = None,
@@ -125,7 +130,7 @@ class Backend:
         self.props: Props | None = None
         self.last_event_s = float("-inf")
         """When an answer last sent something, monotonic seconds."""
-        self._session = session
+        self._client = client
         self._adapters: dict[str, Path] = {}
         self._scales: dict[str, float] = {}
         self._strategy = strategy
@@ -246,18 +251,14 @@ class Backend:
             sent["id_slot"] = slot
         if not self.cache_prompt:
             sent["cache_prompt"] = False
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=self._stall_s)
         # llama-server promises keep-alive but closes after a stream: a pooled connection would break the next request.
-        headers = {**self._headers, "Connection": "close"}
-        with _translated():
-            response = await self._session.post(
-                self.url + path, json=sent, headers=headers, timeout=timeout, allow_redirects=False
-            )
+        response = await self._client.request(
+            "POST", self.url + path, headers=self._headers, body=_encoded(sent), silence_s=self._stall_s, keep=False
+        )
         try:
             if response.status == 200 and response.content_type == "text/event-stream":
                 return BackendStream(self, response)
-            with _translated():
-                data = await response.content.read(_MAX_ERROR_BYTES)
+            data = await response.read_all(_MAX_ERROR_BYTES)
             raise refusal(response.status if response.status != 200 else 502, data)
         except BaseException:
             response.close()
@@ -281,26 +282,19 @@ class Backend:
             raise BackendError(f"{self.name}: {path} did not answer JSON: {data[:200]!r}") from error
 
     async def _call(self, method: str, path: str, body: Any = None, *, timeout_s: float) -> tuple[int, bytes]:
-        timeout = aiohttp.ClientTimeout(total=timeout_s)
-        with _translated():
-            async with self._session.request(
-                method, self.url + path, json=body, headers=self._headers, timeout=timeout, allow_redirects=False
-            ) as response:
-                return response.status, await response.read()
+        sent = None if body is None else _encoded(body)
+        try:
+            async with asyncio.timeout(timeout_s):
+                response = await self._client.request(
+                    method, self.url + path, headers=self._headers, body=sent, silence_s=timeout_s
+                )
+                try:
+                    return response.status, await response.read_all()
+                finally:
+                    response.close()
+        except TimeoutError as error:
+            raise BackendTimeout(f"{self.name}: {path} did not answer within {timeout_s:g} s.") from error
 
 
-@contextlib.contextmanager
-def _translated() -> Iterator[None]:
-    """Turn the HTTP client's exceptions into ours; the only place that knows them."""
-    try:
-        yield
-    except (aiohttp.ConnectionTimeoutError, aiohttp.ClientConnectorError) as error:
-        raise BackendUnavailable(f"The backend cannot be reached: {error}") from error
-    except TimeoutError as error:
-        raise BackendTimeout("The backend sent nothing for too long.") from error
-    except aiohttp.ClientError as error:
-        raise BackendUnavailable(
-            f"The connection to the backend broke: {str(error) or type(error).__name__}"
-        ) from error
-    except OSError as error:
-        raise BackendUnavailable(f"The connection to the backend broke: {error}") from error
+def _encoded(body: Any) -> bytes:
+    return json.dumps(body, separators=(",", ":")).encode()

@@ -44,6 +44,7 @@ class Gateway:
     max_tokens: int
     default_tokens: int
     keep_alive_s: float
+    client_stall_s: float
     thinking_off: bool
     log_prompts: bool
     label_log: LabelLog | None = None

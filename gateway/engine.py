@@ -12,11 +12,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-import aiohttp
-
 from .backend import Backend
 from .errors import BackendError, BackendStartError, InvalidRequest
 from .experts import Expert
+from .http1 import HttpClient
 from .keeper import Keeper, Listener
 from .leases import LeasePool
 from .member import EngineConfig, Member, not_loaded
@@ -40,7 +39,7 @@ class Engine:
     def __init__(
         self,
         configs: Sequence[EngineConfig],
-        session: aiohttp.ClientSession,
+        session: HttpClient,
         *,
         on_refused: Callable[[str, str], None] = lambda name, reason: None,
     ) -> None:

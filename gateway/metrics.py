@@ -6,7 +6,10 @@ Bucket sources: OpenTelemetry GenAI semantic conventions for durations and TTFT;
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+import functools
+from typing import TypeVar
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 __all__ = ["Metrics"]
 
@@ -19,20 +22,30 @@ _PER_TOKEN = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.
 _SCORE = tuple(n / 20 for n in range(1, 21))
 
 
+_Metric = TypeVar("_Metric", Counter, Histogram)
+
+
+def _cached(metric: _Metric) -> _Metric:
+    """Have it remember its children: looking one up costs more than counting. Not for what is ever cleared."""
+    metric.labels = functools.cache(metric.labels)  # type: ignore[method-assign]
+    return metric
+
+
 class Metrics:
     """The gateway's metrics in a registry of their own, so that two apps in one process do not collide."""
 
     def __init__(self) -> None:
         registry = self.registry = CollectorRegistry()
+        ProcessCollector(registry=registry)  # memory, CPU time and file descriptors of the gateway, on Linux
 
         def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"pointsman_{name}", text, labels, registry=registry)
+            return _cached(Counter(f"pointsman_{name}", text, labels, registry=registry))
 
         def gauge(name: str, text: str, *labels: str) -> Gauge:
             return Gauge(f"pointsman_{name}", text, labels, registry=registry)
 
         def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-            return Histogram(f"pointsman_{name}", text, labels, buckets=buckets, registry=registry)
+            return _cached(Histogram(f"pointsman_{name}", text, labels, buckets=buckets, registry=registry))
 
         self.requests = counter("requests_total", "Requests answered.", "endpoint", "expert", "status")
         self.errors = counter("errors_total", "Errors sent, before or inside an answer.", "endpoint", "code")
@@ -56,6 +69,7 @@ class Metrics:
         self.per_token = histogram("time_per_output_token_seconds", "Mean time a token.", _PER_TOKEN, "expert")
         self.duration = histogram("request_duration_seconds", "Request to last byte.", _DURATION, "endpoint", "expert")
         self.tokens = counter("tokens_total", "Tokens, by type: prompt, cached, completion.", "expert", "type")
+        self.tasks = gauge("event_loop_tasks", "Tasks on the event loop.")
         self.experts = gauge("experts", "Experts, by state: enabled, disabled, rejected.", "state")
 
     # -- LeaseObserver --------------------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
 """Carries one completion from a backend to the client; ends its lease exactly once.
 
-The stream passes through without re-encoding: two byte substitutions are made in whole events (the served expert's
-name as ``model``, our facts into the first chunk), both on unescaped quotes, which cannot occur inside a JSON string.
+The stream passes through without re-encoding: whole events, as many as have arrived together, are searched, and two
+byte substitutions are made in them (the served expert's name as ``model``, our facts into the first chunk). Every mark
+looked for holds an unescaped quote or a line end, which cannot occur inside a JSON string.
 Knows leases and backends; knows nothing of ASGI, of how the expert was selected, or of settings.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,12 @@ from .selection import Selection
 
 __all__ = ["Answer", "Limits", "Outcome", "Relay", "error_event"]
 
+_DATA = b"data: {"
 _DONE = b"data: [DONE]\n\n"
+_ERROR = b'data: {"error":'
+_TIMINGS = b'"timings":'
+_TOKEN_MARKS = (b'"content":"', b'"text":"', b'"reasoning_content":"', b'"tool_calls":', b'"delta":"')
+_END_MARKS = (b'"finish_reason":"', b'"type":"response.completed"', b'"type":"response.incomplete"')
 _ATTEMPTS = 3  # rule 8: backends, or lives of one backend, tried before the first byte
 
 
@@ -72,20 +78,19 @@ class Answer:
         lease: HeldLease,
         backend: Backend,
         stream: BackendStream,
-        events: AsyncIterator[bytes],
         first: bytes,
         facts: dict[str, Any],
         deadline_s: float,
-        outcome: Outcome,
     ) -> None:
         self.facts = facts
-        self.outcome = outcome
+        self.outcome = Outcome()
         self._request = request
         self._lease = lease
         self._stream = stream
-        self._events = events
-        self._first: bytes | None = first
-        self._deadline_s = deadline_s
+        self._next = first
+        self._done = False
+        self._timed = b""
+        self._timer = asyncio.get_running_loop().call_at(deadline_s, lambda: stream.fail(_too_long()))
         alias = backend.props.alias if backend.props else ""
         self._their_model = b'"model":' + json.dumps(alias, ensure_ascii=False).encode()
         self._our_model = b'"model":' + json.dumps(lease.expert).encode()
@@ -98,76 +103,73 @@ class Answer:
             BackendError: the backend failed, refused or ran out of time.
         """
         aggregate = Aggregate(self._request.shape)
-        async for event in self._received():
-            aggregate.add(event)
+        while events := await self._read():
+            aggregate.add(events)
         return aggregate.body(self._lease.expert, self.facts)
 
-    async def events(self) -> AsyncIterator[bytes]:
-        """The stream for the client. Never raises a gateway error: it becomes an error event, and the end."""
+    async def events(self) -> AsyncGenerator[bytes]:
+        """The stream for the client: each time, the whole events that have arrived together.
+
+        Never raises a gateway error: it becomes an error event, and the end.
+        """
         try:
-            async for event in self._received():
-                yield self._mark(event)
+            while events := await self._read():
+                yield self._mark(events)
         except GatewayError as error:
             self.outcome.error = error.code
             yield error_event(error, self._request.shape)
 
     async def aclose(self) -> None:
         """Stop the generation if it still runs, and give the lease back; idempotent."""
+        self._timer.cancel()
         self._stream.close()
         self._lease.release()
 
-    async def _received(self) -> AsyncIterator[bytes]:
-        """The backend's events, watched: errors raised, tokens counted, an early end noticed."""
-        last_timed: bytes | None = None
-        while True:
-            event = await self._next()
-            if event is None:
-                break
-            self._notice(event)
-            if b'"timings":' in event:
-                last_timed = event
-            yield event
-            if event == _DONE:
-                break
-        if last_timed is not None:
-            self._count(event_data(last_timed))
+    async def _read(self) -> bytes:
+        """The next events, ``b""`` at the end: errors raised, tokens counted, an early end noticed."""
+        events = b"" if self._done else self._next or await self._stream.read()
+        events, self._next = _before_error(events)
+        if events:
+            self._notice(events)
+            self._done = _DONE in events
+            return events
+        if self._next:
+            raise _error_in(self._next)
+        self._count()
         if not self.outcome.finished:
             raise BackendUnavailable("The backend's answer ended before it was complete.")
+        return b""
 
-    async def _next(self) -> bytes | None:
-        if self._first is not None:
-            event, self._first = self._first, None
-            return event
-        try:
-            async with asyncio.timeout_at(self._deadline_s):
-                return await anext(self._events, None)
-        except TimeoutError as error:
-            raise BackendTimeout("The request took longer than this gateway allows.", code="request_timeout") from error
-
-    def _notice(self, event: bytes) -> None:
-        if event.startswith(b'data: {"error":'):
-            raise _error_in(event)
+    def _notice(self, events: bytes) -> None:
         outcome = self.outcome
-        if outcome.first_token_s is None and _has_token(event):
+        if outcome.first_token_s is None and _has_any(events, _TOKEN_MARKS):
             outcome.first_token_s = time.monotonic()
-        if (
-            b'"finish_reason":"' in event
-            or b'"type":"response.completed"' in event
-            or b'"type":"response.incomplete"' in event
-        ):
+        if not outcome.finished and _has_any(events, _END_MARKS):
             outcome.finished = True
+        if _TIMINGS in events:
+            self._timed = events
 
-    def _mark(self, event: bytes) -> bytes:
-        if event.startswith(b":"):
-            return event
-        event = event.replace(self._their_model, self._our_model)
-        if not self._marked and b"data: {" in event:
-            self._marked = True
-            facts = json.dumps({"pointsman": self.facts}, separators=(",", ":")).encode()
-            event = event.replace(b"data: {", b"data: " + facts[:-1] + b",", 1)
-        return event
+    def _mark(self, events: bytes) -> bytes:
+        if events.startswith(b":") or b"\n\n:" in events:  # comments, which stay as they are
+            each = (event + b"\n\n" for event in events.split(b"\n\n")[:-1])
+            return b"".join(event if event.startswith(b":") else self._mark_data(event) for event in each)
+        return self._mark_data(events)
 
-    def _count(self, data: Any) -> None:
+    def _mark_data(self, events: bytes) -> bytes:
+        events = events.replace(self._their_model, self._our_model)
+        if not self._marked:
+            at = 0 if events.startswith(_DATA) else events.find(b"\n" + _DATA) + 1
+            if at or events.startswith(_DATA):
+                self._marked = True
+                facts = json.dumps({"pointsman": self.facts}, separators=(",", ":")).encode()
+                rest = at + len(_DATA)
+                events = events[: rest - 1] + facts[:-1] + b"," + events[rest:]
+        return events
+
+    def _count(self) -> None:
+        """Take the token counts from the last event that tells them."""
+        timed = [event for event in self._timed.split(b"\n\n") if _TIMINGS in event]
+        data = event_data(timed[-1]) if timed else None
         timings = data.get("timings") if isinstance(data, dict) else None
         if isinstance(timings, dict):
             self.outcome.cached_tokens = int(timings.get("cache_n", 0))
@@ -176,15 +178,28 @@ class Answer:
             self.outcome.decode_s = float(timings.get("predicted_ms", 0.0)) / 1000
 
 
-def _has_token(event: bytes) -> bool:
-    return any(
-        mark in event
-        for mark in (b'"content":"', b'"text":"', b'"reasoning_content":"', b'"tool_calls":', b'"delta":"')
-    )
+def _has_any(events: bytes, marks: tuple[bytes, ...]) -> bool:
+    for mark in marks:  # noqa: SIM110  (any() takes three times as long)
+        if mark in events:
+            return True
+    return False
 
 
-def _error_in(event: bytes) -> BackendError:
-    data = event_data(event)
+def _before_error(events: bytes) -> tuple[bytes, bytes]:
+    """Split at the first error event: what stands before it, and the rest (empty when there is none)."""
+    if events.startswith(_ERROR):
+        return b"", events
+    at = events.find(b"\n\n" + _ERROR) + 2
+    return (events[:at], events[at:]) if at > 1 else (events, b"")
+
+
+def _too_long() -> BackendTimeout:
+    return BackendTimeout("The request took longer than this gateway allows.", code="request_timeout")
+
+
+def _error_in(events: bytes) -> BackendError:
+    """What the error event at the head of ``events`` says."""
+    data = event_data(events.split(b"\n\n", 1)[0])
     error = data.get("error") if isinstance(data, dict) else None
     status = error.get("code") if isinstance(error, dict) else None
     return refusal(status if isinstance(status, int) else 500, json.dumps(data).encode())
@@ -241,16 +256,15 @@ class Relay:
             async with asyncio.timeout_at(deadline_s):
                 stream = await backend.open_stream(request.shape.value, body, selection.expert, lease.slot)
                 try:
-                    events = stream.events()
-                    first = await anext(events, None)
-                    if first is None:
+                    first = await stream.read()
+                    if not first:
                         raise BackendUnavailable("The backend's answer was empty.")
-                    if first.startswith(b'data: {"error":'):
+                    if first.startswith(_ERROR):
                         raise _error_in(first)
                 except BaseException:
                     stream.close()
                     raise
         except TimeoutError as error:
-            raise BackendTimeout("The request took longer than this gateway allows.", code="request_timeout") from error
+            raise _too_long() from error
         facts = {**selection.facts(), "backend": lease.backend, "queue_ms": round(lease.queue_s * 1000, 2)}
-        return Answer(request, lease, backend, stream, events, first, facts, deadline_s, Outcome())
+        return Answer(request, lease, backend, stream, first, facts, deadline_s)

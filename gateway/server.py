@@ -11,13 +11,15 @@ from collections.abc import Sequence
 from types import FrameType
 
 import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from .app import create_app, open_gateway
 from .context import Gateway
 from .errors import ConfigError
 from .settings import Settings
+from .streaming import ABORT
 
-__all__ = ["serve"]
+__all__ = ["Protocol", "serve"]
 
 log = logging.getLogger("pointsman")
 
@@ -36,7 +38,14 @@ async def serve(settings: Settings, *, started: float) -> None:
         async with open_gateway(settings) as gateway:
             app = create_app(gateway, cors_origins=settings.server.cors_origins)
             config = uvicorn.Config(
-                app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=5, server_header=False
+                app,
+                http=Protocol,
+                ws="none",
+                log_config=None,
+                access_log=False,
+                lifespan="off",
+                timeout_graceful_shutdown=5,
+                server_header=False,
             )
             server = _Server(config, gateway, settings.server.shutdown_s, _ready_text(settings, gateway, started))
             await server.serve(sockets=[listening])
@@ -72,6 +81,14 @@ def _ready_text(settings: Settings, gateway: Gateway, started: float) -> str:
         """    -d '{"model": "auto", "messages": [{"role": "user", "content": "My sourdough came out flat. Why?"}]}'""",
     ]
     return "\n".join(lines)
+
+
+class Protocol(HttpToolsProtocol):
+    """uvicorn's, with a way to drop a client that does not read: closing would wait for it to take what is unsent."""
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope["extensions"] = {ABORT: {"close": self.transport.abort}}
 
 
 class _Server(uvicorn.Server):

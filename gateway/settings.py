@@ -139,6 +139,7 @@ class LimitsSettings(_Section):
     request_timeout_s: float = Field(default=600.0, gt=0)
     stall_s: float = Field(default=120.0, gt=0)
     keep_alive_s: float = Field(default=10.0, gt=0)
+    client_stall_s: float = Field(default=60.0, gt=0)
     max_tokens: int = Field(default=4096, ge=1)
     default_tokens: int = Field(default=1024, ge=1)
 

@@ -1,115 +1,137 @@
-"""The ASGI side of an answer: wait for it while watching the client, then stream it event by event.
+"""The client's side of an answer: a block that ends when the client leaves, and a stream of events written to it.
 
-Owns client disconnects, keep-alive comments and write stalls. Knows nothing of what is streamed.
+Owns client disconnects, keep-alive comments and clients that stop reading. Knows nothing of what is streamed.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from types import TracebackType
 
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
-__all__ = ["ClientGone", "EventStream", "while_connected"]
+__all__ = ["ABORT", "ClientGone", "EventStream", "WhileConnected"]
 
-SSE_HEADERS = {"content-type": "text/event-stream", "cache-control": "no-cache", "x-accel-buffering": "no"}
-_WRITE_STALL_S = 60.0
+ABORT = "pointsman.abort"
+"""ASGI extension whose ``close`` drops the client's connection at once, unsent bytes or not."""
+
+_SSE_HEADERS = (
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+)
 _KEEP_ALIVE = b": keep-alive\n\n"
 
 
 class ClientGone(Exception):
-    """The client closed its connection; there is nobody to answer."""
+    """The client closed its connection, or stopped reading; there is nobody to answer."""
 
 
-async def _disconnect(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+class WhileConnected:
+    """``async with``: the block is cancelled when the client leaves, and ``ClientGone`` comes out of it.
 
-
-async def while_connected(request: Request, work: asyncio.Future[Any], limit_s: float | None = None) -> bool:
-    """Wait until ``work`` is done (True) or ``limit_s`` has passed (False); cancel it when the client leaves.
-
-    Raises:
-        ClientGone: after ``work`` has been cancelled and has cleaned up.
+    The request's body must have been read. One task watches for the whole request; the block runs in its own.
     """
-    gone = asyncio.ensure_future(_disconnect(request.receive))
-    try:
-        await asyncio.wait({gone, work}, timeout=limit_s, return_when=asyncio.FIRST_COMPLETED)
-        if work.done():
-            return True
-        if gone.done():
-            await _cancel(work)
-            raise ClientGone
-        return False
-    except asyncio.CancelledError:
-        await _cancel(work)
-        raise
-    finally:
-        await _cancel(gone)
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self._left = False
+
+    def leave(self) -> None:
+        """Treat the client as gone; call it from outside the block's task."""
+        if not self._left and self._task is not None:
+            self._left = True
+            self._task.cancel()
+
+    async def __aenter__(self) -> WhileConnected:
+        self._task = asyncio.current_task()
+        self._cancelling = self._task.cancelling() if self._task else 0
+        self._watch = asyncio.get_running_loop().create_task(self._until_gone())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._watch.cancel()
+        task, self._task = self._task, None
+        ours = self._left and task is not None and task.uncancel() <= self._cancelling
+        if ours and kind is asyncio.CancelledError:
+            raise ClientGone from error
+
+    async def _until_gone(self) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        self.leave()
 
 
-async def _cancel(task: asyncio.Future[Any]) -> None:
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError, Exception):
-        await task
+class EventStream:
+    """``async with``: writes events to a client, and a comment when there was none for ``keep_alive_s``.
 
-
-class EventStream(Response):
-    """Streams ``events``; ``close`` runs at the end, whatever the end is: finished, client gone, write stalled.
+    The status is sent with the first event or comment, so that what fails before can still be an answer of its own.
 
     Args:
-        keep_alive_s: a comment is sent when no event came for this long.
+        client: told when a write has been stuck for ``stall_s``: the client holds its connection and does not read.
     """
 
-    def __init__(
-        self,
-        events: AsyncIterator[bytes],
-        close: Callable[[], Awaitable[None]],
-        headers: Mapping[str, str],
-        keep_alive_s: float,
-    ) -> None:
-        self.status_code = 200
-        self.background = None
-        self.init_headers({**SSE_HEADERS, **headers})
-        self._events = events
-        self._close = close
+    def __init__(self, scope: Scope, send: Send, client: WhileConnected, keep_alive_s: float, stall_s: float) -> None:
+        self.headers: Mapping[str, str] = {}
+        """Sent with the status; set it before the first event."""
+        self.begun = False
+        self._abort: Callable[[], None] = scope.get("extensions", {}).get(ABORT, {}).get("close", lambda: None)
+        self._send = send
+        self._client = client
         self._keep_alive_s = keep_alive_s
+        self._stall_s = stall_s
+        self._loop = asyncio.get_running_loop()
+        self._wrote_s = self._loop.time()
+        self._writing = False
+        self._comment: asyncio.Task[None] | None = None
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        streaming = asyncio.ensure_future(self._stream(send))
-        gone = asyncio.ensure_future(_disconnect(receive))
-        try:
-            await asyncio.wait({streaming, gone}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for task in (streaming, gone):
-                await _cancel(task)
-            await asyncio.shield(asyncio.ensure_future(self._close()))
-        error = None if streaming.cancelled() else streaming.exception()
-        if error is not None and not isinstance(error, (TimeoutError, OSError)):  # those: the client stalled or left
-            raise error
+    async def __aenter__(self) -> EventStream:
+        self._timer = self._loop.call_later(min(self._keep_alive_s, self._stall_s), self._look)
+        return self
 
-    async def _stream(self, send: Send) -> None:
-        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-        iterator = aiter(self._events)
-        pending: asyncio.Future[bytes | None] = asyncio.ensure_future(_next(iterator))
-        try:
-            while True:
-                done, _ = await asyncio.wait({pending}, timeout=self._keep_alive_s)
-                event = pending.result() if done else _KEEP_ALIVE
-                if event is None:
-                    break
-                async with asyncio.timeout(_WRITE_STALL_S):
-                    await send({"type": "http.response.body", "body": event, "more_body": True})
-                if done:
-                    pending = asyncio.ensure_future(_next(iterator))
-        finally:
-            await _cancel(pending)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+    async def __aexit__(self, *exc_info: object) -> None:
+        self._stop()
 
+    async def write(self, events: bytes) -> None:
+        """Send whole events; waits while the client reads slower than they come."""
+        if not self.begun:
+            await self._begin()
+        await self._write({"type": "http.response.body", "body": events, "more_body": True})
 
-async def _next(iterator: AsyncIterator[bytes]) -> bytes | None:
-    return await anext(iterator, None)
+    async def finish(self) -> None:
+        """End the answer."""
+        if self._comment is not None:
+            self._comment.cancel()
+        self._keep_alive_s = float("inf")
+        await self._write({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _begin(self) -> None:
+        self.begun = True
+        given = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in self.headers.items()]
+        await self._send({"type": "http.response.start", "status": 200, "headers": [*_SSE_HEADERS, *given]})
+
+    async def _write(self, message: Message) -> None:
+        self._writing, self._wrote_s = True, self._loop.time()
+        await self._send(message)
+        self._writing = False
+
+    def _stop(self) -> None:
+        self._timer.cancel()
+        if self._comment is not None:
+            self._comment.cancel()
+
+    def _look(self) -> None:
+        """One timer a stream, set anew only when it fires: an event costs no timer."""
+        limit_s = self._stall_s if self._writing else self._keep_alive_s
+        left = self._wrote_s + limit_s - self._loop.time()
+        if left <= 0 and self._writing:
+            self._abort()
+            self._client.leave()
+            return
+        if left <= 0:
+            self._comment = self._loop.create_task(self.write(_KEEP_ALIVE))
+            left = self._keep_alive_s
+        self._timer = self._loop.call_later(min(left, self._stall_s), self._look)

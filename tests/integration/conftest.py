@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
-import aiohttp
 import pytest
 from processes import ENGINES, engine_server, free_port
 
 from gateway.backend import Backend
 from gateway.experts import Expert
+from gateway.http1 import HttpClient
 from gateway.process import LaunchSpec
 
 API_KEY = "tests-engine-key"
@@ -60,13 +60,14 @@ def engine_url(
 
 
 @pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as opened:
-        yield opened
+async def session() -> AsyncIterator[HttpClient]:
+    opened = HttpClient()
+    yield opened
+    await opened.aclose()
 
 
 @pytest.fixture
-def make_backend(session: aiohttp.ClientSession, pair: list[Expert]) -> Callable[..., Backend]:
+def make_backend(session: HttpClient, pair: list[Expert]) -> Callable[..., Backend]:
     """Make a ``Backend`` over a URL that is told of the two experts."""
 
     def make(url: str, **options: object) -> Backend:

@@ -12,7 +12,6 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 from tiny_experts import manifest_of, write_expert
 
@@ -20,6 +19,7 @@ from gateway.base import BaseIdentity
 from gateway.engine import Engine, EngineConfig
 from gateway.errors import BackendStartError, BackendUnavailable, ConfigError
 from gateway.experts import BASE, MANIFEST_FILE, Expert, load_expert
+from gateway.http1 import HttpClient
 from gateway.leases import LeasePool
 from gateway.pace import Pace
 from gateway.process import LaunchSpec
@@ -33,7 +33,7 @@ Opened = Callable[..., AbstractAsyncContextManager[tuple[Engine, LeasePool]]]
 
 
 @pytest.fixture
-def opened(session: aiohttp.ClientSession, launch: Callable[..., LaunchSpec]) -> Opened:
+def opened(session: HttpClient, launch: Callable[..., LaunchSpec]) -> Opened:
     """Make an engine and its pool, started unless ``experts`` is None; closed at the end of the block."""
 
     @asynccontextmanager
@@ -245,7 +245,7 @@ async def test_a_base_that_is_no_model_is_one_clear_line(opened: Opened, tmp_pat
 
 
 async def test_a_binary_that_is_not_there_is_one_clear_line(
-    session: aiohttp.ClientSession, launch: Callable[..., LaunchSpec]
+    session: HttpClient, launch: Callable[..., LaunchSpec]
 ) -> None:
     engine = Engine([EngineConfig("binary", launch(), executable="no-such-llama-server")], session)
     pool = LeasePool(Scheduler(pace=Pace(1), max_queue=10, max_queue_per_client=10))

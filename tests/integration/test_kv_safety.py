@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 from processes import engine_server, free_port
 
@@ -23,6 +22,7 @@ from gateway.backend import Backend
 from gateway.engine import Engine, EngineConfig
 from gateway.errors import ConfigError
 from gateway.experts import BASE, Expert
+from gateway.http1 import HttpClient
 from gateway.kv_probe import kv_is_safe
 from gateway.leases import LeasePool
 from gateway.pace import Pace
@@ -173,7 +173,7 @@ def test_the_ram_cache_is_off_unless_somebody_asks() -> None:
 
 @pytest.mark.parametrize("allowed", [False, True])
 async def test_an_unsafe_server_of_somebody_else_is_refused_or_used_without_prompt_caching(
-    session: aiohttp.ClientSession,
+    session: HttpClient,
     launch: Callable[..., LaunchSpec],
     pair: list[Expert],
     tmp_path: Path,
@@ -202,7 +202,7 @@ async def test_an_unsafe_server_of_somebody_else_is_refused_or_used_without_prom
             await pool.aclose()
 
 
-async def test_a_server_that_is_not_there_is_one_clear_line(session: aiohttp.ClientSession, pair: list[Expert]) -> None:
+async def test_a_server_that_is_not_there_is_one_clear_line(session: HttpClient, pair: list[Expert]) -> None:
     url = f"http://127.0.0.1:{free_port('127.0.0.1')}"
     engine = Engine([EngineConfig("url", None, url=url, start_s=0.5)], session)
     pool = LeasePool(Scheduler(pace=Pace(1), max_queue=10, max_queue_per_client=10))

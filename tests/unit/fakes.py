@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,16 +101,20 @@ class ScriptedStream:
 
     def __init__(self, script: Sequence[bytes | Exception | None]) -> None:
         self._script = list(script)
+        self._failed: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self.closed = 0
 
-    async def events(self) -> AsyncIterator[bytes]:
-        for item in self._script:
-            if item is None:
-                await asyncio.Event().wait()
-            elif isinstance(item, Exception):
-                raise item
-            else:
-                yield item
+    async def read(self) -> bytes:
+        item = self._script.pop(0) if self._script else b""
+        if item is None:
+            return await self._failed
+        if isinstance(item, Exception):
+            raise item
+        return item
+
+    def fail(self, error: GatewayError) -> None:
+        if not self._failed.done():
+            self._failed.set_exception(error)
 
     def close(self) -> None:
         self.closed += 1

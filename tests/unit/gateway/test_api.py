@@ -6,13 +6,13 @@ import asyncio
 import base64
 import json
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
 import httpx
 import pytest
-from fastapi import FastAPI
+from starlette.applications import Starlette
 from unit.fakes import FakeEngine, FakeRouter, ManualClock, ScriptedBackend, chat_events, sse, write_expert_files
 
 from gateway.app import create_app
@@ -51,7 +51,9 @@ class World:
         self.router = FakeRouter("baking", "cycling", failure=more.pop("failure", None))
         router = self.router if more.pop("routed", True) else None
         queue = more.pop("queue", 9)
-        self.pool = LeasePool(Scheduler(pace=Pace(1.0), max_queue=queue, max_queue_per_client=queue))
+        self.pool = LeasePool(
+            Scheduler(pace=Pace(1.0), max_queue=queue, max_queue_per_client=more.pop("queue_per_client", queue))
+        )
         self.pool.backend_up("b0", self.backend, slots=1, experts={"base", *experts})
         self.reloads = 0
         self.added: list[dict[str, Any]] = []
@@ -61,6 +63,7 @@ class World:
             "max_tokens": 100,
             "default_tokens": 50,
             "keep_alive_s": 30.0,
+            "client_stall_s": 30.0,
             "thinking_off": False,
             "log_prompts": False,
             "started": 1000.0,
@@ -78,7 +81,7 @@ class World:
             add_backend=self._add_backend,
             **{**facts, **more},
         )
-        self.app: FastAPI = create_app(self.gateway)
+        self.app: Starlette = create_app(self.gateway)
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
         self.client = httpx.AsyncClient(transport=transport, base_url="http://gateway")
 
@@ -226,6 +229,38 @@ async def test_a_full_queue_is_429_with_retry_after(tmp_path: Path, path: str) -
     assert response.headers["retry-after"] == "1"
     waiting.cancel()
     held.release()
+
+
+async def test_a_key_that_floods_is_turned_away_and_another_is_served_in_its_turn(tmp_path: Path) -> None:
+    world = World(tmp_path, keys="loud,quiet", queue=100, queue_per_client=4)
+    held = await world.pool.acquire("base", conversation="", client="other", wait_s=9)
+    served: list[str] = []
+
+    async def ask(key: str) -> httpx.Response:
+        response = await world.post(CHAT, {**HELLO, "model": "base"}, headers={"authorization": f"Bearer {key}"})
+        served.append(key if response.status_code == 200 else "refused")
+        return response
+
+    flood = [asyncio.ensure_future(ask("loud")) for _ in range(10)]
+    await _until(lambda: served.count("refused") == 6)
+    quiet = asyncio.ensure_future(ask("quiet"))
+    await _until(lambda: world.pool.scheduler.queued == 5)
+    flood += [asyncio.ensure_future(ask("loud")) for _ in range(10)]
+    await _until(lambda: served.count("refused") == 16)
+    held.release()
+    assert (await quiet).status_code == 200
+    answers = await asyncio.gather(*flood)
+    assert served.index("quiet") <= 16 + 4  # behind no more than the flood's places in the queue
+    for answer in answers:
+        if answer.status_code != 200:
+            error_of(answer, 429, "client_queue_full")
+            assert answer.headers["retry-after"]
+
+
+async def _until(check: Callable[[], bool]) -> None:
+    async with asyncio.timeout(20):
+        while not check():  # noqa: ASYNC110
+            await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize("path", COMPLETIONS)

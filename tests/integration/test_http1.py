@@ -1,0 +1,241 @@
+"""The HTTP client over real sockets, against a server that does what it is told, wrong things too."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from gateway.errors import BackendError, BackendTimeout, BackendUnavailable
+from gateway.http1 import HttpClient, Response
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: Text/Plain; charset=x\r\n"
+LENGTH = OK + b"Content-Length: 5\r\n\r\n"
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+
+Step = bytes | float | str
+
+
+class Server:
+    """Answers request after request, on any connection, with the next script.
+
+    A script's bytes are sent; a number is a pause in seconds; "close" closes; "hang" waits until the client closes.
+    """
+
+    def __init__(self) -> None:
+        self.scripts: list[list[Step]] = []
+        self.requests: list[bytes] = []
+        self.connections = 0
+        self.asked, self.left = asyncio.Event(), asyncio.Event()
+        self.url = ""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        try:
+            while await self._answer(reader, writer):
+                pass
+        except (OSError, asyncio.IncompleteReadError):
+            self.left.set()
+        finally:
+            writer.close()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = next((int(line[15:]) for line in head.split(b"\r\n") if line.startswith(b"Content-Length:")), 0)
+        self.requests.append(head + await reader.readexactly(length))
+        self.asked.set()
+        for step in self.scripts.pop(0) if self.scripts else [LENGTH + b"hello"]:
+            if step == "close":
+                return False
+            if step == "hang":
+                await reader.readexactly(1)
+            elif isinstance(step, float):
+                await asyncio.sleep(step)
+            elif isinstance(step, bytes):
+                writer.write(step)
+                await writer.drain()
+        return True
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
+    scripted = Server()
+    listening = await asyncio.start_server(scripted.serve, "127.0.0.1", 0)
+    scripted.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+    yield scripted
+    listening.close()
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[HttpClient]:
+    opened = HttpClient(connect_s=2.0)
+    yield opened
+    await opened.aclose()
+
+
+async def ask(client: HttpClient, server: Server, **more: Any) -> Response:
+    options: dict[str, Any] = {"headers": {"X-A": "b"}, "silence_s": 20.0, **more}
+    return await client.request("POST", f"{server.url}/path", body=b"{}", **options)
+
+
+async def read(response: Response) -> bytes:
+    try:
+        return await response.read_all()
+    finally:
+        response.close()
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        [LENGTH + b"hello"],
+        [LENGTH, b"he", 0.01, b"llo"],
+        [*(bytes([byte]) for byte in LENGTH + b"hello")],
+        [CHUNKED + b"2\r\nhe\r\n", 0.01, b"3\r\nllo\r\n0\r\n\r\n"],
+        [OK + b"\r\nhello", "close"],
+        [b"HTTP/1.1 100 Continue\r\n\r\n", LENGTH + b"hello"],
+    ],
+    ids=["length", "parts", "bytes", "chunks", "until the end", "after 100"],
+)
+async def test_a_whole_answer(client: HttpClient, server: Server, script: list[Step]) -> None:
+    server.scripts = [script]
+    response = await ask(client, server)
+    assert (response.status, response.content_type) == (200, "text/plain")
+    assert await read(response) == b"hello"
+    head, _, body = server.requests[0].partition(b"\r\n\r\n")
+    assert head.startswith(b"POST /path HTTP/1.1\r\nHost: 127.0.0.1:")
+    assert b"\r\nX-A: b" in head
+    assert body == b"{}"
+
+
+async def test_pieces_are_there_as_soon_as_they_come(client: HttpClient, server: Server) -> None:
+    server.scripts = [[CHUNKED + b"5\r\nfirst\r\n", "hang"]]
+    response = await ask(client, server)
+    assert await response.read() == b"first"
+    response.close()
+
+
+async def test_a_connection_serves_again_unless_told_otherwise(client: HttpClient, server: Server) -> None:
+    for _ in range(3):
+        assert await read(await ask(client, server)) == b"hello"
+    assert server.connections == 1
+    for _ in range(2):
+        assert await read(await ask(client, server, keep=False)) == b"hello"
+    assert b"\r\nConnection: close" in server.requests[-1]
+    assert b"\r\nConnection: close" not in server.requests[0]
+    assert await read(await ask(client, server)) == b"hello"
+    assert server.connections == 3  # the kept one was taken, and given up, by the first that said close
+
+
+@pytest.mark.parametrize("goodbye", [["close"], [LENGTH + b"hello", "close"]], ids=["unheard", "after an answer"])
+async def test_an_idle_connection_the_server_closed_costs_nothing(
+    client: HttpClient, server: Server, goodbye: list[Step]
+) -> None:
+    await read(await ask(client, server))
+    server.scripts = [goodbye]
+    assert await read(await ask(client, server)) == b"hello"
+    assert await read(await ask(client, server)) == b"hello"
+    assert server.connections == 2
+
+
+async def test_an_idle_connection_too_old_is_not_used(server: Server) -> None:
+    client = HttpClient(keep_s=0.0)
+    for _ in range(2):
+        await read(await ask(client, server))
+    assert server.connections == 2
+    await client.aclose()
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        ["close"],
+        [b"HTTP/1.1 200", "close"],
+        [b"no HTTP at all\r\n\r\n"],
+        [LENGTH + b"he", "close"],
+        [CHUNKED + b"2\r\nhe\r\n", "close"],
+        [CHUNKED + b"zz\r\n"],
+    ],
+    ids=["nothing", "half a head", "garbage", "half a body", "no last chunk", "no chunk"],
+)
+async def test_an_answer_that_breaks_is_unavailable(client: HttpClient, server: Server, script: list[Step]) -> None:
+    server.scripts = [script]
+    with pytest.raises(BackendUnavailable):
+        await read(await ask(client, server))
+
+
+@pytest.mark.parametrize("script", [["hang"], [LENGTH, "hang"], [CHUNKED + b"2\r\nhe\r\n", "hang"]])
+async def test_silence_is_a_timeout_and_ends_the_connection(
+    client: HttpClient, server: Server, script: list[Step]
+) -> None:
+    server.scripts = [script]
+    with pytest.raises(BackendTimeout):
+        await read(await ask(client, server, silence_s=0.05))
+    await asyncio.wait_for(server.left.wait(), 20)
+
+
+async def test_what_comes_slowly_is_no_silence(client: HttpClient, server: Server) -> None:
+    server.scripts = [[LENGTH, *(step for byte in b"hello" for step in (0.1, bytes([byte])))]]
+    assert await read(await ask(client, server, silence_s=0.35)) == b"hello"
+
+
+async def test_nobody_listening_is_unavailable(client: HttpClient, server: Server) -> None:
+    server.url = "http://127.0.0.1:1"
+    with pytest.raises(BackendUnavailable, match="cannot be reached"):
+        await ask(client, server)
+
+
+@pytest.mark.parametrize("leave", [Response.close, lambda response: response.fail(BackendError("over"))])
+async def test_closing_early_closes_the_connection(
+    client: HttpClient, server: Server, leave: Callable[[Response], None]
+) -> None:
+    server.scripts = [[CHUNKED + b"2\r\nhe\r\n", "hang"]]
+    response = await ask(client, server)
+    leave(response)
+    await asyncio.wait_for(server.left.wait(), 20)
+    response.close()
+
+
+async def test_cancelling_closes_the_connection(client: HttpClient, server: Server) -> None:
+    server.scripts = [["hang"]]
+    asking = asyncio.ensure_future(ask(client, server))
+    await asyncio.wait_for(server.asked.wait(), 20)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    await asyncio.wait_for(server.left.wait(), 20)
+
+
+async def test_a_failed_answer_still_gives_what_had_come(client: HttpClient, server: Server) -> None:
+    server.scripts = [[CHUNKED + b"2\r\nhe\r\n", "hang"]]
+    response = await ask(client, server)
+    response.fail(BackendTimeout("too long"))
+    assert await response.read() == b"he"
+    with pytest.raises(BackendTimeout, match="too long"):
+        await response.read()
+    response.close()
+
+
+async def test_who_does_not_read_makes_the_server_wait(client: HttpClient, server: Server) -> None:
+    sent = 0
+    piece = b"x" * 65536
+
+    class Counting(list[Step]):
+        def __iter__(self) -> Any:
+            nonlocal sent
+            yield OK + b"\r\n"
+            for _ in range(1000):
+                sent += 1
+                yield piece
+            yield "close"
+
+    server.scripts = [Counting()]
+    response = await ask(client, server, silence_s=0.2)
+    before = -1
+    while before != sent:
+        before = sent
+        await asyncio.sleep(0.5)  # longer than the silence allowed: it is us who are silent
+    assert sent < 500
+    assert len(await read(response)) == 1000 * len(piece)
