@@ -3,14 +3,18 @@
 #   make serve [ARGS="--port 9000"]   environment, models, engine, experts, gateway
 #   make test                         everything, training included
 #   make check                        ruff, mypy strict, import-linter
-#   make acceptance                   120 held-out questions, with the openai SDK
+#   make acceptance                   140 held-out questions, with the openai SDK
 #   make experts                      rebuild the four experts from their data (about an hour on two cores)
 #
-# GPU=cuda or GPU=rocm takes the engine's wheel for that GPU; the default is the CPU.
+#   make train-env [TRAIN=cuda]       LlamaFactory's environment, by itself
+#
+# GPU=cuda or GPU=rocm takes the engine's wheel for that GPU; the default is the CPU. TRAIN=cpu, cuda or rocm takes that
+# build of torch for training, from then on; the default is the package index's own, which runs on NVIDIA GPUs and CPUs.
 
 PYTHON ?= python3
 VENV   ?= .venv
 GPU    ?= cpu
+TRAIN  ?=
 ARGS   ?=
 
 BIN := $(VENV)/bin
@@ -51,7 +55,7 @@ pull: env
 
 # LlamaFactory in an environment of its own, in the user's cache: a second clone reuses it.
 train-env: env
-	@$(BIN)/python -m training.environment
+	@$(BIN)/python -m training.environment $(if $(TRAIN),--variant $(TRAIN))
 
 env: $(VENV)/.env-$(GPU)
 dev-env: $(VENV)/.dev

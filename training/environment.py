@@ -1,7 +1,8 @@
 """The training environment: LlamaFactory with its pinned requirements, apart from the gateway's environment.
 
 Owns where it lies (the user's cache, under a hash of its requirements, so that a second clone reuses it) and how it is
-made. `python -m training.environment` makes it and prints its Python; where it exists, that takes milliseconds.
+made. `python -m training.environment` makes it and prints its Python; where it exists, that takes milliseconds. The
+variant made last by name (`--variant rocm`) is the one used from then on.
 `POINTSMAN_TRAIN_PYTHON` names the Python of an environment of your own instead.
 """
 
@@ -24,6 +25,8 @@ __all__ = ["VARIANTS", "child_environment", "ensure_environment", "find_environm
 
 REQUIREMENTS = Path(__file__).parent / "requirements.txt"
 MARKER = "pointsman-complete"
+CHOICE = "variant"
+DEFAULT = "default"
 # Where pip finds torch for each kind of machine. `default` is the package index's own build: CUDA on Linux, and it
 # computes on the CPU where there is no GPU. It is the one that the shipped experts were trained with.
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -41,14 +44,23 @@ def environment_dir(cache_dir: Path, variant: str) -> Path:
     return cache_dir / "train-env" / key
 
 
-def find_environment(cache_dir: Path, variant: str = "default") -> Path:
-    """Return the training environment's Python.
+def chosen_variant(cache_dir: Path) -> str:
+    """Return the variant that was last made by name in this cache, or the default."""
+    try:
+        chosen = (cache_dir / "train-env" / CHOICE).read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return DEFAULT
+    return chosen if chosen in VARIANTS else DEFAULT
+
+
+def find_environment(cache_dir: Path, variant: str | None = None) -> Path:
+    """Return the training environment's Python; of the variant chosen last when none is named.
 
     Raises:
         SetupError: there is none yet; names the command that makes it.
     """
     named = os.environ.get("POINTSMAN_TRAIN_PYTHON")
-    folder = environment_dir(cache_dir, variant)
+    folder = environment_dir(cache_dir, variant or chosen_variant(cache_dir))
     python = Path(named) if named else folder / "bin" / "python"
     if named and not python.is_file():
         raise SetupError(f"POINTSMAN_TRAIN_PYTHON is {named!r}: no such file")
@@ -57,12 +69,15 @@ def find_environment(cache_dir: Path, variant: str = "default") -> Path:
     return python
 
 
-def ensure_environment(cache_dir: Path, variant: str = "default") -> Path:
+def ensure_environment(cache_dir: Path, variant: str | None = None) -> Path:
     """Return the training environment's Python, making the environment the first time (minutes, several GB).
+
+    A variant that is named is the chosen one from then on.
 
     Raises:
         SetupError: an unknown variant, or pip failed.
     """
+    named, variant = variant, variant or chosen_variant(cache_dir)
     if variant not in VARIANTS:
         raise SetupError(f"variant {variant!r} is unknown; allowed: {', '.join(VARIANTS)}")
     folder = environment_dir(cache_dir, variant)
@@ -70,6 +85,9 @@ def ensure_environment(cache_dir: Path, variant: str = "default") -> Path:
         with exclusive(folder.parent / ".lock"):
             if not (folder / MARKER).is_file():
                 _make(folder, variant)
+    if named is not None:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        write_text(folder.parent / CHOICE, f"{named}\n")
     return find_environment(cache_dir, variant)
 
 
@@ -101,7 +119,7 @@ def _run(command: list[str]) -> None:
 def main() -> int:
     """Make the environment and print its Python."""
     parser = argparse.ArgumentParser(description="Make the training environment.")
-    parser.add_argument("--variant", default="default", choices=VARIANTS)
+    parser.add_argument("--variant", choices=VARIANTS, help="default: the one made last by name")
     parser.add_argument("--cache-dir", type=Path, default=default_cache_dir())
     arguments = parser.parse_args()
     try:

@@ -29,6 +29,19 @@ def test_variants_do_not_share_an_environment(tmp_path: Path) -> None:
     assert environment_dir(tmp_path, "cpu") != environment_dir(tmp_path, "rocm")
 
 
+def test_the_variant_made_last_by_name_is_the_one_used(tmp_path: Path) -> None:
+    for variant in ("default", "rocm"):
+        folder = environment_dir(tmp_path, variant)
+        (folder / "bin").mkdir(parents=True)
+        (folder / "pointsman-complete").touch()
+    default, rocm = (environment_dir(tmp_path, variant) / "bin" / "python" for variant in ("default", "rocm"))
+    assert find_environment(tmp_path) == ensure_environment(tmp_path) == default
+    assert ensure_environment(tmp_path, "rocm") == rocm
+    assert find_environment(tmp_path) == ensure_environment(tmp_path) == rocm
+    assert ensure_environment(tmp_path, "default") == default
+    assert find_environment(tmp_path) == default
+
+
 def test_an_unknown_variant_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SetupError, match="variant 'tpu' is unknown; allowed: default, cpu, cuda, rocm"):
         ensure_environment(tmp_path, "tpu")
