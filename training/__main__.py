@@ -53,7 +53,7 @@ def parse_arguments(words: Sequence[str] | None) -> argparse.Namespace:
         command = commands.add_parser(name, parents=[common], help=text)
         command.add_argument("run", type=Path, help="a run's directory")
         if name in ("convert", "check", "measure"):
-            command.add_argument("--threads", type=int, help="of the engine; default: one for each core")
+            _add_threads(command)
         if name == "convert":
             command.add_argument("--outtype", choices=("f16", "f32", "q8_0"), help="default: the recipe's")
         if name == "publish":
@@ -83,6 +83,11 @@ def _add_pipeline(command: argparse.ArgumentParser) -> None:
     add("--restart", action="store_true", help="begin anew, whatever an earlier call left unfinished")
     add("--as-begun", action="store_true", help="go on with what unfinished runs began with, whatever was edited since")
     _add_minimum(command)
+    _add_threads(command)
+
+
+def _add_threads(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--threads", type=_count, metavar="N", help="of the engine; default: one for each core")
 
 
 def _add_train(command: argparse.ArgumentParser) -> None:
@@ -98,6 +103,12 @@ def _add_train(command: argparse.ArgumentParser) -> None:
 def _add_minimum(command: argparse.ArgumentParser) -> None:
     text = "hit rate on its questions below which nothing is published (%(default)s)"
     command.add_argument("--minimum-hit-rate", type=_share, default=MINIMUM_HIT_RATE, metavar="0-1", help=text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
 
 
 def _share(text: str) -> float:
@@ -154,7 +165,9 @@ def _new(given: argparse.Namespace) -> None:
 
 
 def _pipeline(given: argparse.Namespace) -> None:
-    places = Places(given.experts_file, given.experts_dir, given.runs_dir, given.cache_dir, given.gateway)
+    places = Places(
+        given.experts_file, given.experts_dir, given.runs_dir, given.cache_dir, given.gateway, given.threads
+    )
     manifests = pipeline(
         given.recipe,
         given.expert or load_descriptions(given.experts_file),

@@ -39,6 +39,8 @@ class Places:
     runs_dir: Path
     cache_dir: Path | None = None
     gateway: str | None = None
+    threads: int | None = None
+    """Of the engine that checks and asks; None is one for each core."""
 
 
 def pipeline(
@@ -104,11 +106,12 @@ def _finish(run: Run, places: Places, display: Display, *, minimum_hit_rate: flo
             resume(run.folder, as_begun=as_begun)
     with display.step("convert"):
         if run.state() is State.TRAINED or failed_checks(run):
-            convert(run.folder, cache_dir=places.cache_dir)
+            convert(run.folder, cache_dir=places.cache_dir, threads=places.threads)
         elif read_checks(run) is None:
-            check_run(run.folder)
+            check_run(run.folder, threads=places.threads)
     with display.step("measure"):
         if run.state() is State.CONVERTED:
-            display.say(f"{run.folder.name}: {measure_run(run.folder).rate('expert')}")
+            measured = measure_run(run.folder, threads=places.threads)
+            display.say(f"{run.folder.name}: {measured.rate('expert')}")
     with display.step("publish"):
         return publish(run.folder, experts_dir=places.experts_dir, minimum_hit_rate=minimum_hit_rate)

@@ -67,6 +67,7 @@ class Project:
             for verb, plant in zip(["grow", "prune", "water", "plant"] * 5, PLANTS.split(), strict=True)
         ]
         (folder / "tea.json").write_text(json.dumps(rows), encoding="utf-8")
+        (folder / "asked.jsonl").write_text('{"question": "How do I water sage?"}\n', encoding="utf-8")
 
     def start(self, *words: str) -> subprocess.Popen[bytes]:
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
@@ -84,7 +85,7 @@ class Project:
         assert self.start(*words).wait(LIMIT_S) == 0, self.output
 
     def pipeline(self) -> tuple[str, ...]:
-        return ("pipeline", "recipe.yaml", "--expert", "tea", "--minimum-hit-rate", "0")
+        return ("pipeline", "recipe.yaml", "--expert", "tea", "--minimum-hit-rate", "0", "--threads", "1")
 
     def kill_when(self, reached: Callable[[], bool], what: str) -> None:
         """Run the pipeline and kill it at a point; its children must end with it, and nothing must be published."""
@@ -170,7 +171,7 @@ def test_killed_in_every_step_a_strangers_data_still_becomes_a_served_expert(
     tmp_path: Path, base: Path, make_gateway: Callable[..., GatewayProcess]
 ) -> None:
     project = Project(tmp_path, base)
-    project.run("new", "tea", "--data", "tea.json", "--target", "Verdania")
+    project.run("new", "tea", "--data", "tea.json", "--target", "Verdania", "--questions", "asked.jsonl")
     project.kill_when(lambda: has_child(project, "plan.py"), "planning")
     assert project.only_run() is None
     project.kill_when(project.has_checkpoint, "training")
@@ -193,7 +194,7 @@ def test_killed_in_every_step_a_strangers_data_still_becomes_a_served_expert(
     assert tensor_types(run) == {"F32"}
     reference = train_without_a_break(run, tmp_path)
     assert_same_weights(run, reference)
-    convert(reference.folder, outtype="q8_0")
+    convert(reference.folder, outtype="q8_0", threads=1)
     assert tensor_types(reference) == {"Q8_0", "F16"}, "rows of 8, the rank, do not fill a block of 32"
 
     engine = {"base": str(base), "threads": 1, "ctx_per_slot": 512, "slots": 1}

@@ -28,7 +28,7 @@ class Steps:
         self._do("convert", folder, State.CONVERTED)
         write_json(folder / "checks.json", {"passed": True})
 
-    def measure_run(self, folder: Path) -> Any:
+    def measure_run(self, folder: Path, **_: Any) -> Any:
         self._do("measure", folder, State.MEASURED)
         return self
 
