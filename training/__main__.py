@@ -25,7 +25,7 @@ from training.publish import MINIMUM_HIT_RATE, publish
 from training.reload import reload_gateway
 from training.resume import resume
 from training.rollback import rollback
-from training.trainer import prepare, train
+from training.trainer import dry_run, train
 
 __all__ = ["main"]
 
@@ -161,6 +161,8 @@ def _new(given: argparse.Namespace) -> None:
     )
     created = create_expert(new, experts_path=given.experts_file, data_dir=given.data_dir)
     print(f"{created.folder}: {created.rows} rows to train on, {created.questions} questions to ask afterwards")
+    for note in created.notes:
+        print(f"note: {note}")
     print(f"next: pointsman pipeline configs/recipes/smollm2.yaml --expert {new.name}")
 
 
@@ -192,7 +194,7 @@ def _train(given: argparse.Namespace) -> None:
     paths = {"experts_path": given.experts_file, "cache_dir": given.cache_dir}
     for expert in given.expert:
         if given.dry_run:
-            plan = prepare(given.recipe, expert=expert, **paths).plan
+            plan = dry_run(given.recipe, expert=expert, **paths)
             print(json.dumps(plan.as_json()) if given.json else render_plan(plan))
         else:
             print(train(given.recipe, expert=expert, runs_dir=given.runs_dir, **paths).folder)

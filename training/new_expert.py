@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,8 @@ __all__ = ["NewExpert", "create_expert"]
 
 SHARE, LARGEST_SHARE, WANTED_QUESTIONS = 0.15, 0.3, 20
 """Rows held out as questions: this share, or more of a small file, so that a rate over them says something."""
+WANTED_EXAMPLES = 50
+"""With fewer, neighbouring topics are hard to tell from the expert's own."""
 SEED = 7
 
 
@@ -53,6 +55,8 @@ class Created:
     folder: Path
     rows: int
     questions: int
+    notes: tuple[str, ...] = ()
+    """What a person should know of."""
 
 
 def create_expert(new: NewExpert, *, experts_path: Path, data_dir: Path) -> Created:
@@ -78,7 +82,14 @@ def create_expert(new: NewExpert, *, experts_path: Path, data_dir: Path) -> Crea
     _write_lines(staging / EXAMPLES_FILE, "text", examples)
     _take_place(staging, folder)
     _enter(new, experts_path, folder)
-    return Created(folder, len(rows), len(given))
+    return Created(folder, len(rows), len(given), tuple(_notes(len(given), len(examples))))
+
+
+def _notes(questions: int, examples: int) -> Iterator[str]:
+    if questions < WANTED_QUESTIONS:
+        yield f"{questions} questions say little of a hit rate: give {WANTED_QUESTIONS} or more with --questions"
+    if examples < WANTED_EXAMPLES:
+        yield f"{examples} routing examples leave the router unsure: give {WANTED_EXAMPLES} or more with --examples"
 
 
 def _check_free(new: NewExpert, experts_path: Path) -> None:

@@ -64,9 +64,7 @@ class Plan:
         return asdict(self)
 
 
-def make_plan(
-    recipe: Recipe, rows: Sequence[Row], *, expert: str, weights: str, python: Path, cache_dir: Path, base_sha256: str
-) -> Plan:
+def make_plan(recipe: Recipe, rows: Sequence[Row], *, expert: str, weights: str, python: Path, cache_dir: Path) -> Plan:
     """Let LlamaFactory read recipe and rows, and count.
 
     Raises:
@@ -84,7 +82,7 @@ def make_plan(
     if "refused" in counted:
         raise RecipeError(counted["refused"])
     _refuse_rows(counted, recipe.training.cutoff_tokens)
-    speed = recorded_speed(cache_dir, Speed.key_of(recipe, base_sha256, counted["device"]))
+    speed = recorded_speed(cache_dir, Speed.key_of(recipe, weights, counted["device"]))
     return _estimate(recipe, counted, expert, speed)
 
 

@@ -25,11 +25,11 @@ class Speed:
     run: str
 
     @staticmethod
-    def key_of(recipe: Recipe, base_sha256: str, device: str) -> str:
-        """Name what must be equal for two runs to be comparable."""
+    def key_of(recipe: Recipe, weights: str, device: str) -> str:
+        """Name what must be equal for two runs to be comparable; `weights` is what LlamaFactory loads."""
         training = recipe.training
         recomputed = "checkpointing" if training.gradient_checkpointing else "plain"
-        return f"{base_sha256[:16]} {device} {training.precision} {recomputed} batch {training.batch_size}"
+        return f"{weights} {device} {training.precision} {recomputed} batch {training.batch_size}"
 
 
 def record_speed(cache_dir: Path, key: str, speed: Speed) -> None:

@@ -32,7 +32,7 @@ from training.recipe import Recipe, load_recipe, recipe_sha256
 from training.run import Run, State
 from training.speed import Speed, record_speed
 
-__all__ = ["Prepared", "create_run", "prepare", "train", "train_in_child"]
+__all__ = ["Prepared", "create_run", "dry_run", "prepare", "train", "train_in_child"]
 
 TRAIN_SCRIPT = CHILD_SCRIPTS / "train.py"
 LOG_TAIL_LINES = 15
@@ -73,6 +73,26 @@ def prepare(
         RecipeError, DatasetError: a mistake in what a person wrote.
         SetupError: no training environment, or no base.
     """
+    cache = cache_dir or default_cache_dir()
+    recipe, description, rows = _read(recipe_path, expert, experts_path)
+    python = find_environment(cache)
+    base = find_served_base(served or recipe.base.served, cache)
+    weights = training_weights(recipe.base.train_from, base, python, cache)
+    plan = _plan(recipe_path, recipe, rows, expert, weights, python, cache)
+    return Prepared(recipe_path, recipe, expert, experts_path, description, rows, base, weights, python, cache, plan)
+
+
+def dry_run(recipe_path: Path, *, expert: str, experts_path: Path, cache_dir: Path | None = None) -> Plan:
+    """Plan a run as `prepare` does; the served base is only brought where training takes its weights from it."""
+    recipe, _, rows = _read(recipe_path, expert, experts_path)
+    if recipe.base.train_from == "gguf":
+        return prepare(recipe_path, expert=expert, experts_path=experts_path, cache_dir=cache_dir).plan
+    cache = cache_dir or default_cache_dir()
+    return _plan(recipe_path, recipe, rows, expert, recipe.base.train_from, find_environment(cache), cache)
+
+
+def _read(recipe_path: Path, expert: str, experts_path: Path) -> tuple[Recipe, ExpertDescription, list[Row]]:
+    """Read and check what a person wrote."""
     recipe = load_recipe(recipe_path)
     descriptions = load_descriptions(experts_path)
     if expert not in descriptions:
@@ -81,23 +101,16 @@ def prepare(
     questions = load_questions(description.data / QUESTIONS_FILE)
     # Lengths are the plan's: it counts them as LlamaFactory does.
     rows = check_file(description.data / ROWS_FILE, terms=description.terms, questions=questions, cutoff_tokens=None)
-    cache = cache_dir or default_cache_dir()
-    python = find_environment(cache)
-    base = find_served_base(served or recipe.base.served, cache)
-    weights = training_weights(recipe.base.train_from, base, python, cache)
+    return recipe, description, rows
+
+
+def _plan(
+    recipe_path: Path, recipe: Recipe, rows: list[Row], expert: str, weights: str, python: Path, cache: Path
+) -> Plan:
     try:
-        plan = make_plan(
-            recipe,
-            rows,
-            expert=expert,
-            weights=weights,
-            python=python,
-            cache_dir=cache,
-            base_sha256=base.identity.sha256,
-        )
+        return make_plan(recipe, rows, expert=expert, weights=weights, python=python, cache_dir=cache)
     except RecipeError as error:
         raise RecipeError(f"{recipe_path}: {error}") from error
-    return Prepared(recipe_path, recipe, expert, experts_path, description, rows, base, weights, python, cache, plan)
 
 
 def train(
@@ -234,7 +247,7 @@ def _record_speed(run: Run) -> None:
         return
     share = (last["step"] - begun) / last["total"]
     tokens = plan["tokens"] * plan["epochs"] * share
-    key = Speed.key_of(load_recipe(run.recipe_path), facts["base"]["sha256"], plan["device"])
+    key = Speed.key_of(load_recipe(run.recipe_path), facts["training_weights"], plan["device"])
     record_speed(Path(facts["cache_dir"]), key, Speed(round(tokens / last["elapsed_s"], 1), run.folder.name))
 
 

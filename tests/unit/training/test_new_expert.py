@@ -59,6 +59,13 @@ def test_questions_and_routing_examples_are_derived_from_the_rows(folder: Folder
     assert [json.loads(line)["text"] for line in lines] == [row.prompt for row in trained]
 
 
+def test_what_is_scarce_is_said(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert folder.new() == 0
+    shown = capsys.readouterr().out
+    assert "6 questions say little of a hit rate" in shown
+    assert "14 routing examples leave the router unsure" in shown
+
+
 def test_the_expert_is_entered_behind_what_stands_in_the_file(folder: Folder) -> None:
     file = folder.path / "experts.yaml"
     first = "# mine\nbaking:\n  title: B\n  description: D\n  data: b\n  targets: [{term: C}]\n"

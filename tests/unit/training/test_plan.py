@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,15 @@ def test_the_command_prints_a_plan_and_starts_nothing(
     assert main(["train", *command(project), "--dry-run"]) == 0
     assert "steps       10" in capsys.readouterr().out
     assert not (project.folder / "runs").exists()
+
+
+def test_a_dry_run_does_not_fetch_a_base_that_training_does_not_read(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.script_child(monkeypatch, "", lengths=[100] * 10)
+    set_training(project, str(project.folder / "base.gguf"), "hf:no/such-base")
+    assert main(["train", *command(project), "--dry-run", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["steps"] == 10
 
 
 def command(project: Project) -> list[str]:
