@@ -21,11 +21,12 @@ from training.measure import measure_run
 from training.new_expert import NewExpert, create_expert
 from training.pipeline import Places, pipeline
 from training.plan import render_plan
+from training.prepare import dry_run
 from training.publish import MINIMUM_HIT_RATE, publish
 from training.reload import reload_gateway
 from training.resume import resume
 from training.rollback import rollback
-from training.trainer import dry_run, train
+from training.trainer import train
 
 __all__ = ["main"]
 
@@ -211,6 +212,9 @@ def main(words: Sequence[str] | None = None) -> int:
         if isinstance(error, TrainError) and error.log_tail:
             print(error.log_tail, file=sys.stderr)
         print(f"pointsman: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"pointsman: {error.filename or 'file'}: {error.strerror or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("pointsman: interrupted; the same command goes on where it stopped", file=sys.stderr)

@@ -19,11 +19,12 @@ from training.errors import TrainingError
 from training.journal import Journal
 from training.measure import measure_run
 from training.plan import render_plan
+from training.prepare import prepare
 from training.publish import MINIMUM_HIT_RATE, publish
 from training.reload import reload_gateway
 from training.resume import changes_since, listed, resume
 from training.run import Run, State
-from training.trainer import create_run, prepare
+from training.trainer import create_run
 
 __all__ = ["STEPS", "Places", "pipeline"]
 

@@ -69,6 +69,8 @@ def _refuse_tampering(run: Run) -> None:
     for key, path in kept.items():
         if key in facts and (not path.is_file() or file_sha256(path) != facts[key]):
             raise TrainError(f"{path} was changed since the run began: start a new run")
+    if not Path(facts["python"]).is_file():
+        raise TrainError(f"the training environment that the run began with is gone: {facts['python']}")
     if not Path(facts["served_gguf"]).is_file() or file_sha256(Path(facts["served_gguf"])) != facts["base"]["sha256"]:
         raise TrainError(f"the base that the run began with is gone or changed: {facts['served_gguf']}")
 

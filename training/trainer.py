@@ -1,6 +1,6 @@
-"""Train one expert: check what a person wrote, prepare a run, let LlamaFactory train it in a child, judge the end.
+"""Train one expert: make a run of what was prepared, let LlamaFactory train it in a child, judge the end.
 
-Owns the order and the run's state until the adapter stands. LlamaFactory itself is only ever imported by the scripts
+Owns the run's state until the adapter stands. LlamaFactory itself is only ever imported by the scripts
 in `child/`, in the training environment. Going on with a run that was stopped or killed is `resume`'s.
 """
 
@@ -11,106 +11,28 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gateway.base import default_cache_dir
 from gateway.experts import file_sha256
-from training.base import ServedBase, find_served_base, training_weights
 from training.checkpoints import last_checkpoint, remove_checkpoints, step_of
 from training.children import CHILD_SCRIPTS, start_child
-from training.dataset import DATASET_NAME, Row, check_file, load_questions, write_dataset
-from training.description import EXAMPLES_FILE, QUESTIONS_FILE, ROWS_FILE, ExpertDescription, load_descriptions
-from training.environment import find_environment
-from training.errors import RecipeError, TrainError
+from training.dataset import DATASET_NAME, write_dataset
+from training.description import EXAMPLES_FILE, QUESTIONS_FILE, ROWS_FILE
+from training.errors import TrainError
 from training.files import read_json, write_json, write_text
 from training.follow import StopRequests, follow, read_progress
 from training.launch import launcher_arguments
-from training.plan import Plan, make_plan
-from training.recipe import Recipe, load_recipe, recipe_sha256
+from training.prepare import Prepared, prepare
+from training.recipe import load_recipe, recipe_sha256
 from training.run import Run, State
 from training.speed import Speed, record_speed
 
-__all__ = ["Prepared", "create_run", "dry_run", "prepare", "train", "train_in_child"]
+__all__ = ["create_run", "train", "train_in_child"]
 
 TRAIN_SCRIPT = CHILD_SCRIPTS / "train.py"
 LOG_TAIL_LINES = 15
 PLOT_FILE = "training_loss.png"
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """Everything a run needs, checked; nothing has been written but the base in the cache."""
-
-    recipe_path: Path
-    recipe: Recipe
-    expert: str
-    experts_path: Path
-    description: ExpertDescription
-    rows: list[Row]
-    base: ServedBase
-    weights: str
-    python: Path
-    cache_dir: Path
-    plan: Plan
-
-
-def prepare(
-    recipe_path: Path,
-    *,
-    expert: str,
-    experts_path: Path,
-    cache_dir: Path | None = None,
-    served: str | None = None,
-) -> Prepared:
-    """Check recipe, expert and rows, bring the base, and plan the run.
-
-    Args:
-        served: another source of the served GGUF than the recipe's.
-
-    Raises:
-        RecipeError, DatasetError: a mistake in what a person wrote.
-        SetupError: no training environment, or no base.
-    """
-    cache = cache_dir or default_cache_dir()
-    recipe, description, rows = _read(recipe_path, expert, experts_path)
-    python = find_environment(cache)
-    base = find_served_base(served or recipe.base.served, cache)
-    weights = training_weights(recipe.base.train_from, base, python, cache)
-    plan = _plan(recipe_path, recipe, rows, expert, weights, python, cache)
-    return Prepared(recipe_path, recipe, expert, experts_path, description, rows, base, weights, python, cache, plan)
-
-
-def dry_run(recipe_path: Path, *, expert: str, experts_path: Path, cache_dir: Path | None = None) -> Plan:
-    """Plan a run as `prepare` does; the served base is only brought where training takes its weights from it."""
-    recipe, _, rows = _read(recipe_path, expert, experts_path)
-    if recipe.base.train_from == "gguf":
-        return prepare(recipe_path, expert=expert, experts_path=experts_path, cache_dir=cache_dir).plan
-    cache = cache_dir or default_cache_dir()
-    return _plan(recipe_path, recipe, rows, expert, recipe.base.train_from, find_environment(cache), cache)
-
-
-def _read(recipe_path: Path, expert: str, experts_path: Path) -> tuple[Recipe, ExpertDescription, list[Row]]:
-    """Read and check what a person wrote."""
-    recipe = load_recipe(recipe_path)
-    descriptions = load_descriptions(experts_path)
-    if expert not in descriptions:
-        raise RecipeError(f"expert {expert!r} is not in {experts_path}; it has: {', '.join(descriptions)}")
-    description = descriptions[expert]
-    questions = load_questions(description.data / QUESTIONS_FILE)
-    # Lengths are the plan's: it counts them as LlamaFactory does.
-    rows = check_file(description.data / ROWS_FILE, terms=description.terms, questions=questions, cutoff_tokens=None)
-    return recipe, description, rows
-
-
-def _plan(
-    recipe_path: Path, recipe: Recipe, rows: list[Row], expert: str, weights: str, python: Path, cache: Path
-) -> Plan:
-    try:
-        return make_plan(recipe, rows, expert=expert, weights=weights, python=python, cache_dir=cache)
-    except RecipeError as error:
-        raise RecipeError(f"{recipe_path}: {error}") from error
 
 
 def train(

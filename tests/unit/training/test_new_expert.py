@@ -145,6 +145,12 @@ def test_what_stands_in_its_place_is_never_overwritten(folder: Folder, capsys: p
     assert [path.name for path in folder.expert.parent.iterdir()] == ["tea"]
 
 
+def test_a_file_that_is_not_there_is_one_line(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
+    assert folder.new("--examples", str(folder.path / "gone.jsonl")) == 2
+    assert capsys.readouterr().err.endswith("gone.jsonl: No such file or directory\n")
+    assert not folder.expert.exists()
+
+
 def test_stopped_before_the_entry_it_can_be_called_again(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr("training.new_expert._enter", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))

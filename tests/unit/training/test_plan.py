@@ -11,8 +11,8 @@ from unit.training.training_world import Project
 from training.__main__ import main
 from training.errors import DatasetError, RecipeError
 from training.plan import Plan, render_plan
+from training.prepare import prepare
 from training.speed import Speed, record_speed
-from training.trainer import prepare
 
 
 @pytest.fixture

@@ -141,6 +141,12 @@ def test_a_base_that_changed_is_refused(failed: Run, project: Project) -> None:
         resume(failed.folder, as_begun=True)
 
 
+def test_an_environment_that_is_gone_is_named(failed: Run, project: Project) -> None:
+    (project.folder / "python").rename(project.folder / "python-elsewhere")
+    with pytest.raises(TrainError, match="the training environment that the run began with is gone"):
+        resume(failed.folder, as_begun=True)
+
+
 def test_two_processes_never_work_on_one_run(failed: Run) -> None:
     with failed.locked(), pytest.raises(TrainingError, match=r"process \d+ works on this run"):
         resume(failed.folder)
