@@ -14,6 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from gateway.experts import file_sha256
+from training.asked import Asked
 from training.dataset import load_questions, load_rows, refuse_leaks
 from training.description import QUESTIONS_FILE, ROWS_FILE, ExpertDescription
 from training.engine import Answer, Engine
@@ -24,6 +25,7 @@ from training.run import Run, State
 __all__ = ["Measurement", "measure", "measure_run"]
 
 MAX_TOKENS = 200
+ASKED_FILE = "asked.jsonl"
 
 
 @dataclass(frozen=True)
@@ -83,19 +85,30 @@ def measure(
     system_prompt: str | None = None,
     max_tokens: int = MAX_TOKENS,
     threads: int | None = None,
+    asked: Asked | None = None,
 ) -> Measurement:
     """Ask every question with the adapter and without, in the real engine.
+
+    Args:
+        asked: answers that stand already; new ones are added.
 
     Raises:
         MeasureError: the engine does not start or does not answer.
     """
 
+    def answer(question: str, at_scale: float) -> Answer:
+        known = asked.get(at_scale, question) if asked else None
+        if known is not None:
+            return known
+        new = engine.ask(question, scale=at_scale, max_tokens=max_tokens, system_prompt=system_prompt)
+        if asked:
+            asked.add(at_scale, question, new)
+        return new
+
     def ask(at_scale: float) -> list[Answer]:
         label = "expert" if at_scale else "base"
-        return [
-            engine.ask(question, scale=at_scale, max_tokens=max_tokens, system_prompt=system_prompt)
-            for question in tqdm(questions, desc=f"asking the {label}", unit="question", leave=False)
-        ]
+        bar = tqdm(questions, desc=f"asking the {label}", unit="question", leave=False)
+        return [answer(question, at_scale) for question in bar]
 
     with Engine(model, (adapter,), threads=threads) as engine:
         experts, bases = ask(scale), ask(0.0)
@@ -123,15 +136,20 @@ def _measure_run(run: Run, served_gguf: Path | None, threads: int | None) -> Mea
         shutil.copyfile(description.data / QUESTIONS_FILE, run.folder / QUESTIONS_FILE)
     questions = load_questions(run.folder / QUESTIONS_FILE)
     refuse_leaks(run.folder / QUESTIONS_FILE, load_rows(run.folder / ROWS_FILE), questions)
+    model, adapter_sha256 = served_gguf or Path(facts["served_gguf"]), file_sha256(run.gguf_path)
+    settings = {"model": str(model), "adapter_sha256": adapter_sha256, "system_prompt": description.system_prompt}
+    asked = Asked(run.folder / ASKED_FILE, settings)
     measurement = measure(
-        served_gguf or Path(facts["served_gguf"]),
+        model,
         run.gguf_path,
         questions,
         description.terms,
         scale=description.scale,
         system_prompt=description.system_prompt,
         threads=threads,
+        asked=asked,
     )
-    measurement.save(run.measurement_path, adapter_sha256=file_sha256(run.gguf_path))
+    measurement.save(run.measurement_path, adapter_sha256=adapter_sha256)
     run.set_state(State.MEASURED)
+    asked.forget()
     return measurement
