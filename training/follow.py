@@ -65,7 +65,7 @@ def follow(child: subprocess.Popen[bytes], progress: Path, title: str) -> None:
     """Show the child's progress until it ends."""
     position = progress.stat().st_size if progress.is_file() else 0
     every_s = 0.1 if sys.stderr.isatty() else 10.0
-    with tqdm(desc=title, bar_format=BAR, mininterval=every_s) as bar:
+    with tqdm(desc=title, bar_format=BAR, mininterval=every_s, miniters=1) as bar:
         while True:
             ended = child.poll() is not None
             rows, position = read_progress(progress, position)
@@ -88,7 +88,7 @@ def read_progress(path: Path, position: int = 0) -> tuple[list[dict[str, Any]], 
 
 
 def _show(row: dict[str, Any], bar: tqdm[Any]) -> None:
-    bar.total, bar.n = row["total"], row["step"]
+    bar.total = row["total"]
     shown = [
         f"{name} {row[key]:{form}}"
         for key, name, form in (
@@ -103,4 +103,4 @@ def _show(row: dict[str, Any], bar: tqdm[Any]) -> None:
     if row.get("eta_s") is not None:
         shown.append(f"ETA {timedelta(seconds=round(row['eta_s']))}")
     bar.set_postfix_str(", ".join(shown), refresh=False)
-    bar.refresh()
+    bar.update(row["step"] - bar.n)  # draws it, but in a log no more often than `every_s`
