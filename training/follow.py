@@ -24,7 +24,7 @@ from training.children import end_child
 
 __all__ = ["StopRequests", "follow", "read_progress"]
 
-POLL_S = 0.5
+POLL_S = 0.1
 BAR = "{desc}: {n_fmt}/{total_fmt}{postfix} {bar}"
 
 
