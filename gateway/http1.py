@@ -8,6 +8,7 @@ llama-server. ``benchmarks/clients.py`` measures it against aiohttp and httpx.
 from __future__ import annotations
 
 import asyncio
+import functools
 import ssl
 from collections.abc import Mapping
 from typing import cast
@@ -99,7 +100,7 @@ class HttpClient:
 
     async def _connect(self, secure: bool, host: str, port: int | None) -> _Connection:
         loop = asyncio.get_running_loop()
-        context = ssl.create_default_context() if secure else None
+        context = _tls() if secure else None
         try:
             async with asyncio.timeout(self._connect_s):
                 _, connection = await loop.create_connection(
@@ -112,6 +113,12 @@ class HttpClient:
         except OSError as error:
             raise BackendUnavailable(f"The backend cannot be reached: {error}") from error
         return connection
+
+
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    """Made once: it reads the machine's certificates."""
+    return ssl.create_default_context()
 
 
 class Response:
