@@ -58,7 +58,8 @@ class HttpClient:
         """
         parts = urlsplit(url)
         origin = f"{parts.scheme}://{parts.netloc}"
-        head = _head(method, parts.path or "/", parts.netloc, headers, body, keep)
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        head = _head(method, target, parts.netloc, headers, body, keep)
         while True:
             connection = self._idle_connection(origin)
             reused = connection is not None
@@ -334,7 +335,7 @@ class _Connection(asyncio.Protocol):
 
 
 def _head(method: str, path: str, host: str, headers: Mapping[str, str], body: bytes | None, keep: bool) -> bytes:
-    lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", *(f"{name}: {value}" for name, value in headers.items())]
+    lines = [f"{method} {target} HTTP/1.1", f"Host: {host}", *(f"{name}: {value}" for name, value in headers.items())]
     if body is not None:
         lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
     if not keep:

@@ -77,7 +77,7 @@ async def client() -> AsyncIterator[HttpClient]:
 
 async def ask(client: HttpClient, server: Server, **more: Any) -> Response:
     options: dict[str, Any] = {"headers": {"X-A": "b"}, "silence_s": 20.0, **more}
-    return await client.request("POST", f"{server.url}/path", body=b"{}", **options)
+    return await client.request("POST", f"{server.url}/path?a=b", body=b"{}", **options)
 
 
 async def read(response: Response) -> bytes:
@@ -105,7 +105,7 @@ async def test_a_whole_answer(client: HttpClient, server: Server, script: list[S
     assert (response.status, response.content_type) == (200, "text/plain")
     assert await read(response) == b"hello"
     head, _, body = server.requests[0].partition(b"\r\n\r\n")
-    assert head.startswith(b"POST /path HTTP/1.1\r\nHost: 127.0.0.1:")
+    assert head.startswith(b"POST /path?a=b HTTP/1.1\r\nHost: 127.0.0.1:")
     assert b"\r\nX-A: b" in head
     assert body == b"{}"
 
