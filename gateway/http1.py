@@ -334,7 +334,7 @@ class _Connection(asyncio.Protocol):
             self._stop_timer()
 
 
-def _head(method: str, path: str, host: str, headers: Mapping[str, str], body: bytes | None, keep: bool) -> bytes:
+def _head(method: str, target: str, host: str, headers: Mapping[str, str], body: bytes | None, keep: bool) -> bytes:
     lines = [f"{method} {target} HTTP/1.1", f"Host: {host}", *(f"{name}: {value}" for name, value in headers.items())]
     if body is not None:
         lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
