@@ -151,10 +151,10 @@ class Response:
 
     async def read_all(self, limit_bytes: int = 64 * 1024 * 1024) -> bytes:
         """The whole body, or what has come of it when it is longer than ``limit_bytes``."""
-        body = b""
+        body = bytearray()
         while len(body) < limit_bytes and (piece := await self.read()):
             body += piece
-        return body
+        return bytes(body)
 
     def fail(self, error: BackendError) -> None:
         """Break the answer off: ``read`` raises ``error`` after what has arrived."""
