@@ -7,7 +7,6 @@ next door.
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -190,9 +189,8 @@ async def _stream(
 
 async def _write(answer: Answer, stream: EventStream) -> None:
     try:
-        async with contextlib.aclosing(answer.events()) as all_events:
-            async for events in all_events:
-                await stream.write(events)
+        while events := await answer.read():
+            await stream.write(events)
     finally:
         await answer.aclose()
 

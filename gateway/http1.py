@@ -8,6 +8,7 @@ llama-server. ``benchmarks/clients.py`` measures it against aiohttp and httpx.
 from __future__ import annotations
 
 import asyncio
+import functools
 import ssl
 from collections.abc import Mapping
 from typing import cast
@@ -57,7 +58,8 @@ class HttpClient:
         """
         parts = urlsplit(url)
         origin = f"{parts.scheme}://{parts.netloc}"
-        head = _head(method, parts.path or "/", parts.netloc, headers, body, keep)
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        head = _head(method, target, parts.netloc, headers, body, keep)
         while True:
             connection = self._idle_connection(origin)
             reused = connection is not None
@@ -99,7 +101,7 @@ class HttpClient:
 
     async def _connect(self, secure: bool, host: str, port: int | None) -> _Connection:
         loop = asyncio.get_running_loop()
-        context = ssl.create_default_context() if secure else None
+        context = _tls() if secure else None
         try:
             async with asyncio.timeout(self._connect_s):
                 _, connection = await loop.create_connection(
@@ -112,6 +114,12 @@ class HttpClient:
         except OSError as error:
             raise BackendUnavailable(f"The backend cannot be reached: {error}") from error
         return connection
+
+
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    """Made once: it reads the machine's certificates."""
+    return ssl.create_default_context()
 
 
 class Response:
@@ -143,10 +151,10 @@ class Response:
 
     async def read_all(self, limit_bytes: int = 64 * 1024 * 1024) -> bytes:
         """The whole body, or what has come of it when it is longer than ``limit_bytes``."""
-        body = b""
+        body = bytearray()
         while len(body) < limit_bytes and (piece := await self.read()):
             body += piece
-        return body
+        return bytes(body)
 
     def fail(self, error: BackendError) -> None:
         """Break the answer off: ``read`` raises ``error`` after what has arrived."""
@@ -326,8 +334,8 @@ class _Connection(asyncio.Protocol):
             self._stop_timer()
 
 
-def _head(method: str, path: str, host: str, headers: Mapping[str, str], body: bytes | None, keep: bool) -> bytes:
-    lines = [f"{method} {path} HTTP/1.1", f"Host: {host}", *(f"{name}: {value}" for name, value in headers.items())]
+def _head(method: str, target: str, host: str, headers: Mapping[str, str], body: bytes | None, keep: bool) -> bytes:
+    lines = [f"{method} {target} HTTP/1.1", f"Host: {host}", *(f"{name}: {value}" for name, value in headers.items())]
     if body is not None:
         lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
     if not keep:

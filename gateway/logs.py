@@ -44,7 +44,7 @@ class _Json(logging.Formatter):
 
 class _Text(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        fields = " ".join(f"{key}={value}" for key, value in _fields(record).items() if value is not None)
+        fields = " ".join([f"{key}={value}" for key, value in _fields(record).items() if value is not None])
         line = f"{_time(record)} {record.levelname.lower():7} {record.getMessage()}  {fields}".rstrip()
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 

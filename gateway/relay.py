@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,17 +106,19 @@ class Answer:
             aggregate.add(events)
         return aggregate.body(self._lease.expert, self.facts)
 
-    async def events(self) -> AsyncGenerator[bytes]:
-        """The stream for the client: each time, the whole events that have arrived together.
+    async def read(self) -> bytes:
+        """The next events for the client, all that have arrived together; ``b""`` after the last.
 
         Never raises a gateway error: it becomes an error event, and the end.
         """
+        if self.outcome.error is not None:
+            return b""
         try:
-            while events := await self._read():
-                yield self._mark(events)
+            events = await self._read()
         except GatewayError as error:
             self.outcome.error = error.code
-            yield error_event(error, self._request.shape)
+            return error_event(error, self._request.shape)
+        return self._mark(events) if events else b""
 
     async def aclose(self) -> None:
         """Stop the generation if it still runs, and give the lease back; idempotent."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import socket
@@ -47,6 +48,10 @@ async def serve(settings: Settings, *, started: float) -> None:
                 timeout_graceful_shutdown=5,
                 server_header=False,
             )
+            # What the start has made stays: without this the collector stops all answers for tens of milliseconds, now
+            # and then, to look through it again.
+            gc.collect()
+            gc.freeze()
             server = _Server(config, gateway, settings.server.shutdown_s, _ready_text(settings, gateway, started))
             await server.serve(sockets=[listening])
     finally:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from types import TracebackType
+from typing import Any
 
 from starlette.types import Message, Receive, Scope, Send
 
@@ -37,6 +38,7 @@ class WhileConnected:
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
         self._left = False
+        self._task: asyncio.Task[Any] | None = None
 
     def leave(self) -> None:
         """Treat the client as gone; call it from outside the block's task."""

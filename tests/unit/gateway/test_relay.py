@@ -51,12 +51,19 @@ class World:
         return await self.relay.begin(wanted, SELECTION, client="me")
 
 
+async def read_all(answer: Answer) -> list[bytes]:
+    got = []
+    while events := await answer.read():
+        got.append(events)
+    return got
+
+
 async def relayed(
     *events: bytes | Exception | None, shape: Shape = Shape.CHAT, alias: str = "their-base"
 ) -> list[bytes]:
     world = World(ScriptedBackend(list(events), alias=alias))
     answer = await world.begin(shape)
-    got = [event async for event in answer.events()]
+    got = await read_all(answer)
     await answer.aclose()
     await answer.aclose()
     assert repr(world.pool) == NOTHING_HELD
@@ -145,11 +152,30 @@ def delta(**fields: Any) -> bytes:
 )
 async def test_the_first_token_is_told_from_what_comes_before_it(event: bytes, token: bool) -> None:
     answer = await World(ScriptedBackend([event, None])).begin()
-    events = answer.events()
-    await anext(events)
+    await answer.read()
     assert (answer.outcome.first_token_s is not None) is token
-    await cast("Any", events).aclose()
     await answer.aclose()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 100])
+async def test_events_that_arrive_together_are_passed_on_together_and_are_the_same(size: int) -> None:
+    alone = [*chat_events("Hello")[:3], b": ping\n\n", *chat_events("Hello")[3:]]
+    pieces = [b"".join(alone[at : at + size]) for at in range(0, len(alone), size)]
+    got = await relayed(*pieces)
+    assert len(got) == len(pieces)
+    ours = [event.replace(b'"model":"their-base"', b'"model":"baking"') for event in alone]
+    whole = b"".join(got)
+    facts = whole[whole.index(b'"pointsman":{') : whole.index(b"},", whole.index(b'"pointsman":{')) + 2]
+    assert whole.replace(facts, b"", 1) == b"".join(ours)
+
+
+async def test_an_error_event_behind_others_lets_them_through_first() -> None:
+    first, second, *_ = chat_events("Hello")
+    broken = sse({"error": {"code": 500, "message": "broke", "type": "server_error"}})
+    got = await relayed(first + second + broken + second)
+    assert got[0].endswith(second.replace(b"their-base", b"baking"))
+    assert json.loads(got[1].removesuffix(DONE).removeprefix(b"data: "))["error"]["code"] == "backend_error"
+    assert len(got) == 2
 
 
 async def test_tokens_and_times_are_counted_from_the_last_timings() -> None:
@@ -228,7 +254,7 @@ async def test_the_same_failure_of_a_plain_answer_is_raised(rest: list[bytes | E
 async def test_a_request_over_its_time_ends_with_an_error_event() -> None:
     world = World(ScriptedBackend([chat_events("x")[0], None]), limits=Limits(0.02, 60.0))
     answer = await world.begin()
-    got = [event async for event in answer.events()]
+    got = await read_all(answer)
     assert b'"code": "request_timeout"' in got[-1]
     await answer.aclose()
     assert repr(world.pool) == NOTHING_HELD
