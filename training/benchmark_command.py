@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-tokens", type=int, help=f"longest answer ({kept.max_tokens})")
     add(
         "--wait",
+        "--wait-time",
         type=float,
         default=EngineOptions.wait_s,
         metavar="SECONDS",
