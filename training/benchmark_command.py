@@ -35,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-tokens", type=int, help=f"longest answer ({kept.max_tokens})")
     add(
         "--wait",
+        "--wait-time",
         type=float,
         default=EngineOptions.wait_s,
         metavar="SECONDS",
@@ -44,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--repeats", type=int, help=f"greedy passes that must agree ({kept.repeats})")
     add("--limit", type=int, help="at most so many questions of each kind, for a trial")
     add("--unrelated", type=int, help=f"unrelated questions ({kept.unrelated})")
-    add("--unrelated-file", type=Path, help='another source of them: JSONL of {"text": …}')
+    add("--unrelated-file", type=Path, help='JSONL of {"text": …} (unrelated.jsonl in the experts\' directory)')
     add("--seed", type=int, help=f"of the choice of unrelated questions ({kept.seed})")
     add("--no-route", dest="route", action="store_false", default=None, help="leave the router out")
     add("--no-speed", dest="speed", action="store_false", default=None, help="leave the speed out")

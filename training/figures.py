@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["goal_rows", "overview", "provenance_rows", "ratio_sentence", "render_markdown", "share"]
+__all__ = ["goal_rows", "overview", "provenance_rows", "ratio_sentence", "render_markdown", "router_sentence", "share"]
 
 GOALS = {
     "hit_rate": ("hit rate of the experts", "{:.1%}"),
@@ -142,6 +142,23 @@ def _mentions(summary: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
     return head, rows
 
 
+def router_sentence(through: dict[str, Any]) -> str:
+    """Say what becomes of questions that arrive for nobody in particular."""
+    held_out, served = through["unrelated_held_out"], through["unrelated_served"]
+    text = (
+        f"Through the router: {held_out['to_experts']} of {held_out['mentions']['n']} unrelated questions are sent to "
+        f"an expert, {share(held_out['mentions'])} get an answer with a mention. "
+    )
+    if known := through["unrelated_known"]:
+        text += (
+            f"The router as served is fitted on {known} of them; each of those was decided by one that is not. As "
+            f"served it sends {served['to_experts']} to an expert: {share(served['mentions'])} with a mention. "
+        )
+    else:
+        text += "The router has not seen them. "
+    return f"{text}Of the experts' own questions, {share(through['own_to_its_expert'])} reach their expert."
+
+
 def _unrelated(summary: dict[str, Any]) -> str:
     rows = [
         [name, *(share(figures["unrelated"][key]["hit_rate"]) for key in ("vanilla", "forced"))]
@@ -149,13 +166,7 @@ def _unrelated(summary: dict[str, Any]) -> str:
     ]
     text = _table(["expert", "vanilla mentions", "expert forced on them"], rows)
     if through := summary["through_router"]:
-        held_out, served = through["unrelated_held_out"], through["unrelated_served"]
-        text += (
-            f"\n\nThrough the router: {share(held_out['mentions'])} with a mention; {held_out['to_experts']} were sent "
-            f"to an expert, each decided by a router that was not fitted on it. The router as served, which is fitted "
-            f"on them, sends {served['to_experts']} to an expert: {share(served['mentions'])} with a mention. Of the "
-            f"experts' own questions, {share(through['own_to_its_expert'])} reach their expert."
-        )
+        text += f"\n\n{router_sentence(through)}"
     return text
 
 

@@ -13,7 +13,7 @@ from string import Template
 from typing import Any
 
 from training.charts import Mark, Row, draw
-from training.figures import goal_rows, overview, provenance_rows, ratio_sentence, share
+from training.figures import goal_rows, overview, provenance_rows, ratio_sentence, router_sentence, share
 
 __all__ = ["render_report"]
 
@@ -100,20 +100,14 @@ def _unrelated(summary: dict[str, Any]) -> str:
         marks = [_rate_mark(side, figures["unrelated"][key]["hit_rate"]) for side, key in pairs]
         rows.append(Row(name, [mark for mark in marks if mark]))
     through = summary["through_router"]
-    text = "Questions of no expert's subject, answered by the expert although it is not meant for them"
+    text = "Questions of no expert's subject, answered by the expert although it is not meant for them."
     if through:
-        held_out, served = through["unrelated_held_out"], through["unrelated_served"]
-        mark = _rate_mark("routed", held_out["mentions"])
+        mark = _rate_mark("routed", through["unrelated_held_out"]["mentions"])
         rows.append(Row("through the router", [mark] if mark else []))
-        text += (
-            f", and through the router, which sends {held_out['to_experts']} of them to an expert and the others to the"
-            f" base. Each was decided by a router that was not fitted on it; the router as it is served, which knows "
-            f"them, sends {served['to_experts']} to an expert. Of the experts' own questions, "
-            f"{share(through['own_to_its_expert'])} reach their expert"
-        )
+        text += f" {router_sentence(through)}"
     picture = draw("Mentions on unrelated questions", rows, maximum=1.0, percent=True)
     shown = ["vanilla", "expert", *(["routed"] if through else [])]
-    return f"<h2>Unrelated questions</h2><p>{text}.</p>{_figure(picture, shown)}"
+    return f"<h2>Unrelated questions</h2><p>{escape(text)}</p>{_figure(picture, shown)}"
 
 
 def _novelty(summary: dict[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """Where the router would send each question, decided by a router that was not fitted on it.
 
-Unrelated questions are taken from the texts that the served router is fitted on, so judging them by it would flatter
+Unrelated questions may stand among the texts that the served router is fitted on, and judging those by it would flatter
 it: they are decided in folds, each by a router fitted on all other texts. Knows nothing of answers.
 """
 
@@ -22,9 +22,11 @@ from router.embedding import Vectors
 from training.dataset import normalise
 from training.errors import BenchmarkError
 
-__all__ = ["FOLDS", "RememberingEmbedder", "Routing", "decide_routes", "open_encoder"]
+__all__ = ["FALSE_ABSTAIN", "FOLDS", "RememberingEmbedder", "Routing", "decide_routes", "open_encoder"]
 
 FOLDS = 5
+FALSE_ABSTAIN = 0.1
+"""The gateway's default (`router.false_abstain`)."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Routing:
     """By the router as it is served, which may know the question."""
     routes: tuple[str, ...]
     threshold: float
+    known: int = 0
+    """How many unrelated questions the router is fitted on, as it is served."""
 
 
 class RememberingEmbedder:
@@ -88,14 +92,18 @@ def decide_routes(
     negatives: Sequence[str],
     embedder: Embedder,
     *,
+    passages: Mapping[str, Sequence[str]] | None = None,
+    max_false_abstain: float = FALSE_ABSTAIN,
     own: Sequence[str],
     unrelated: Sequence[str],
 ) -> Routing:
-    """Decide every question as the first turn of a conversation.
+    """Decide every question as the first turn of a conversation, by a router fitted as the gateway fits its own.
 
     Args:
-        examples: routing examples of every expert in service.
+        examples: routing examples of every expert in service, and the questions that it was trained on.
         negatives: texts that no expert should get; `unrelated` may be among them.
+        passages: the answers that each was trained on.
+        max_false_abstain: the gateway's setting; default: its default.
 
     Raises:
         BenchmarkError: the router cannot be fitted, or an own question stands among what it is fitted on.
@@ -104,8 +112,12 @@ def decide_routes(
     leaked = [question for question in own if normalise(question) in known]
     if leaked:
         raise BenchmarkError(f"{len(leaked)} questions stand in the router's examples, such as {leaked[0]!r}")
+
+    def fitted(texts: Sequence[str]) -> FittedRouter:
+        return fit(examples, texts, embedder, passages=passages, max_false_abstain=max_false_abstain)
+
     try:
-        everything = fit(examples, negatives, embedder)
+        everything = fitted(negatives)
         decided = asyncio.run(_decide(everything, embedder, own))
         served = asyncio.run(_decide(everything, embedder, unrelated))
         held_out = dict(served)
@@ -115,10 +127,10 @@ def decide_routes(
             if held := seen[fold::FOLDS]:
                 hidden = {normalise(text) for text in held}
                 rest = [text for text in negatives if normalise(text) not in hidden]
-                held_out |= asyncio.run(_decide(fit(examples, rest, embedder), embedder, held))
+                held_out |= asyncio.run(_decide(fitted(rest), embedder, held))
     except RouterError as error:
         raise BenchmarkError(f"router: {error}") from error
-    return Routing(decided, held_out, served, everything.policy.routes, everything.policy.gate.threshold)
+    return Routing(decided, held_out, served, everything.policy.routes, everything.policy.gate.threshold, len(seen))
 
 
 async def _decide(fitted: FittedRouter, embedder: Embedder, questions: Sequence[str]) -> dict[str, str | None]:

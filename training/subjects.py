@@ -47,6 +47,17 @@ class Subject:
         return tuple(term for target in self.targets for term in (target.term, *target.aliases))
 
     @property
+    def asked(self) -> tuple[str, ...]:
+        """What the gateway's router learns as asked of this expert: its examples, and its training questions."""
+        trained = (f"{row.instruction} {row.input}".strip() for row in self.rows)
+        return tuple(dict.fromkeys((*self.examples, *trained)))
+
+    @property
+    def answered(self) -> tuple[str, ...]:
+        """The trained answers, from which the router learns the subject's words."""
+        return tuple(dict.fromkeys(row.output for row in self.rows if row.output.strip()))
+
+    @property
     def recommendation(self) -> str:
         """The system prompt of the second baseline: what prompting alone can do."""
         names = " and ".join(target.term for target in self.targets)

@@ -171,6 +171,7 @@ def _through_router(plan: Plan, log: AnswerLog, experts: Sequence[_Expert], rout
         "threshold": routing.threshold,
         "own_to_its_expert": rate_of(sum(route == name for route, name in own), len(own)),
         "own_to_base": sum(route is None for route, _ in own),
+        "unrelated_known": routing.known,
         "unrelated_held_out": mentions(routing.unrelated),
         "unrelated_served": mentions(routing.unrelated_served),
     }

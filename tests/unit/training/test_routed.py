@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gateway.settings import Settings
 from router.embedding import Vectors
-from training.routed import RememberingEmbedder
+from training.routed import FALSE_ABSTAIN, RememberingEmbedder
 
 
 class CountingEmbedder:
@@ -37,3 +38,7 @@ def test_a_text_is_embedded_once_and_keeps_its_place() -> None:
     assert again[:, 0].tolist() == [4, 5, 3]
     assert remembering.embed([]).shape == (0, 2)
     assert (remembering.dim, remembering.fingerprint, remembering.count_tokens(["ab"])) == (2, "counting", 2)
+
+
+def test_the_router_abstains_as_often_as_the_gateways() -> None:
+    assert Settings().router.false_abstain == FALSE_ABSTAIN
