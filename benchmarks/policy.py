@@ -2,7 +2,8 @@
 
 Traces: closed loops of 8 and 16 clients over four experts, evenly and by Zipf, answers of one length and of
 exponentially distributed lengths; bursts of single questions and conversations with pauses; and, with ``--log FILE``,
-what a gateway wrote there with ``log.format: json`` (times, experts, tokens; conversations as ``client``).
+what a gateway wrote there with ``log.format: json`` (times, experts, tokens; which requests belong to a conversation is
+not in a log).
 
 For each policy: tokens/s as a share of what the same requests reach sorted by expert, waits, swaps, and the share of
 returning conversations' tokens found in KV. The last line's ``ratio`` is the default policy's least share in the closed

@@ -25,7 +25,7 @@ async def health(request: Request) -> Response:
 
 
 async def ready(request: Request) -> Response:
-    """200 when every backend really generates: tokens came lately, or a one-token probe is answered now."""
+    """200 when every expert has a backend that really generates: tokens came lately, or it answers a probe now."""
     generates = await gateway_of(request).engine.generates()
     return JSONResponse({"status": "ready" if generates else "not ready"}, status_code=200 if generates else 503)
 
