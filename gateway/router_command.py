@@ -54,11 +54,12 @@ def fit_router(settings: Settings, files: Sequence[Path], out: Path | None, *, a
     if out is None:
         if files:
             raise ConfigError("--examples needs --out DIR: the gateway's own router is fitted on its experts")
-        fitted, _ = factory.fitted(_experts(settings))
-        overlap = None
+        experts = _experts(settings)
+        fitted, _ = factory.fitted(experts)
+        overlap = find_overlap(factory.reference(experts))
     else:
         fitted, overlap = _fit_into(factory, _source(factory, settings, files), out)
-    warnings = [*fitted.warnings, *(overlap.warnings() if overlap else [])]
+    warnings = [*fitted.warnings, *overlap.warnings()]
     facts: dict[str, Any] = {
         "routes": fitted.routes,
         "threshold": round(fitted.threshold, 4),

@@ -147,6 +147,8 @@ class RouterFactory:
             ConfigError: the encoder cannot be opened, or is another one.
         """
         source = encoder or bundle.encoder
+        if encoder is None and Path(source).is_absolute() and not Path(source).exists():
+            raise ConfigError(f"{bundle.folder}: its encoder {source} is not there; --encoder says where it is now")
         embedder = self.open_encoder(source)
         bundle.check_encoder(embedder, source)
         return self.join(bundle.fitted, embedder, bundle.reference, remembers=remembers)

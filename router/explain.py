@@ -98,6 +98,9 @@ def say_why(decision: RouteDecision) -> str:
             f"The last turn alone says too little ({best!r} {alone:.2f}), but it continues the conversation about "
             f"{decision.route!r}: {score:.2f}, which reaches the {threshold:.2f} needed for that."
         )
+    if score == alone and score >= threshold:
+        lead = f"its lead of {decision.margin:.2f} over {decision.runner_up!r} does not"
+        return f"{best!r} scores {alone:.2f}, which would suffice, but {lead}."
     if score == alone:
         return f"The best route, {best!r}, scores {alone:.2f}, below the threshold of {threshold:.2f}: none qualifies."
     return (

@@ -124,6 +124,10 @@ def test_the_dry_run_decides_as_live_traffic_does(gateway: GatewayProcess) -> No
     live = post(gateway, json={"messages": [{"role": "user", "content": text}], "max_tokens": 1})
     assert live.headers["x-pointsman-expert"] == "stargazing"
     assert float(live.headers["x-pointsman-score"]) == pytest.approx(by_input["score"], abs=1e-3)
+    explained = post(gateway, "/v1/route", json={"input": text, "explain": True}).json()
+    assert explained["score"] == by_input["score"]
+    assert explained["explanation"]["why"].startswith("'stargazing' scores")
+    assert explained["explanation"]["nearest"][0]["route"] == "stargazing"
 
 
 def test_health_and_ready(gateway: GatewayProcess) -> None:

@@ -8,7 +8,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pytest
@@ -16,7 +17,12 @@ from tiny_encoder import PROMPT
 from unit.router.word_embedder import examples, make_texts, negatives
 
 from gateway.__main__ import main
+from gateway.errors import ConfigError
+from gateway.routing import RouterFactory
 from router import OnnxEmbedder, ensure_encoder
+
+if TYPE_CHECKING:
+    from gateway.experts import Expert
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -103,6 +109,25 @@ def test_fit_evaluate_and_explain_over_any_encoder(
     assert code == 0
     assert explained["why"] in text
     assert explained["nearest"][0]["text"] in text
+
+
+async def test_the_gateway_serves_a_fitted_directory_if_its_experts_are_there(
+    run: Command, files: tuple[Path, Path], small_encoder: Path, small_cache: Path, tmp_path: Path
+) -> None:
+    assert run("fit", "--examples", files[0], "--out", tmp_path / "out", encoder=small_encoder)[0] == 0
+    factory = RouterFactory(str(UNUSED), None, small_cache, artifact=tmp_path / "out")
+    garden, bread, cycling = (cast("Expert", SimpleNamespace(name=name)) for name in ("garden", "bread", "cycling"))
+    router = factory.build([garden, bread, cycling])
+    assert router is not None
+    assert router.routes == ("bread", "garden")
+    assert len((await router.explain([HELD_OUT[0]])).nearest) == 5
+    await router.aclose()
+    facts = json.loads((tmp_path / "out" / "encoder.json").read_text())
+    (tmp_path / "out" / "encoder.json").write_text(json.dumps(facts | {"source": "/moved/away"}))
+    with pytest.raises(ConfigError, match="/moved/away is not there"):
+        RouterFactory(str(UNUSED), None, small_cache, artifact=tmp_path / "out").build([garden, bread])
+    with pytest.raises(ConfigError, match=r"\['bread'\] are not served; served: \['garden', 'cycling'\]"):
+        factory.build([garden, cycling])
 
 
 def test_another_encoder_than_the_fitted_one_is_refused_with_both_named(

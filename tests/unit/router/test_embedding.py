@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from router import EmbeddingError, OnnxEmbedder, ensure_encoder
-from router.embedding import MANIFEST, MODEL, TOKENIZER, hash_file
+from router.embedding import CHARACTERS_PER_TOKEN, MANIFEST, MODEL, TOKENIZER, _folds_case, hash_file
 
 EDITS: dict[str, Callable[[Path], object]] = {
     "no manifest": lambda folder: (folder / MANIFEST).unlink(),
@@ -83,3 +83,36 @@ def test_a_long_text_is_read_at_its_head_and_tail(encoder_dir: Path) -> None:
     question = "Which fertiliser suits my tomato plants?"
     reference, before, after, without = embedder.embed([question, question + filler, filler + question, filler])
     assert min(reference @ before, reference @ after) > reference @ without + 0.05
+
+
+@pytest.mark.integration
+def test_texts_that_are_read_alike_have_the_same_vector(encoder_dir: Path) -> None:
+    embedder = OnnxEmbedder(encoder_dir)
+    plain, typed = embedder.embed(["how do i prune a rose", "  How do I\n\tprune a ROSE "])
+    np.testing.assert_array_equal(plain, typed)
+    assert embedder.normalise("  How do I\n\tprune a ROSE ") == "how do i prune a rose"
+
+
+@pytest.mark.integration
+def test_of_a_pasted_book_no_more_than_can_be_read_is_tokenised(encoder_dir: Path) -> None:
+    embedder = OnnxEmbedder(encoder_dir)
+    chapter = "the quarterly report lists several numbers and names " * 50_000
+    book = f"which fertiliser suits my tomato plants {chapter} which fertiliser suits my tomato plants"
+    assert len(embedder.normalise(book)) <= embedder.max_tokens * CHARACTERS_PER_TOKEN + 1
+    assert embedder.count_tokens([book]) == embedder.max_tokens
+    whole, shortened = embedder.embed([book, f"{book[:5000]} {book[-5000:]}"])
+    np.testing.assert_array_equal(whole, shortened)
+
+
+@pytest.mark.parametrize(
+    ("normaliser", "folds"),
+    [
+        (None, False),
+        ({"type": "BertNormalizer", "lowercase": True}, True),
+        ({"type": "BertNormalizer", "lowercase": False}, False),
+        ({"type": "Sequence", "normalizers": [{"type": "NFC"}, {"type": "Lowercase"}]}, True),
+        ({"type": "Sequence", "normalizers": [{"type": "NFC"}]}, False),
+    ],
+)
+def test_case_is_folded_where_the_tokenizer_folds_it(normaliser: object, folds: bool) -> None:
+    assert _folds_case(normaliser) is folds

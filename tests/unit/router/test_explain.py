@@ -59,6 +59,7 @@ async def test_without_examples_none_are_named_and_lost_ones_are_an_error(
     [
         (Reason.ROUTED, "baking", 0.8, 0.5, "'baking' scores 0.80, which reaches the threshold of 0.50; the runner-up"),
         (Reason.FALLBACK, None, 0.8, 0.9, "'baking', scores 0.80, below the threshold of 0.90: none qualifies"),
+        (Reason.FALLBACK, None, 0.8, 0.5, "which would suffice, but its lead of 0.05 over 'cycling' does not"),
         (Reason.FALLBACK, None, 0.3, 0.6, "does not continue the conversation before it either: 0.30, below the 0.60"),
         (
             Reason.STICKY,
