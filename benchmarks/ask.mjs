@@ -1,4 +1,4 @@
-// Asks a gateway's `auto` with the official Node SDK. Standard input: one JSON object, as clients.py writes it;
+// Asks a gateway's `auto` with the official Node SDK. Standard input: one JSON object, as asking.py writes it;
 // standard output: a JSON list of {served, score, answer, seconds}, in the order of the texts.
 import { readFileSync } from "node:fs";
 import OpenAI from "openai";

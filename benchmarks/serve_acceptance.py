@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import serving
-from clients import CLIENTS, Reply
+from asking import CLIENTS, Reply
 
 from gateway.experts import Expert
 from training.hits import count_mentions

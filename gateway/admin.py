@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
 from typing import Any
 
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
-from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
 
 from . import __version__
 from .context import Gateway, gateway_of
@@ -20,22 +18,34 @@ from .experts import BASE
 __all__ = ["admin"]
 
 
-async def health(request: Request) -> Response:
-    return JSONResponse({"status": "ok", "version": __version__})
+async def _admin_only(request: Request) -> None:
+    gateway_of(request).keyring.admin(request.headers.get("authorization"), request.headers.get("x-api-key"))
 
 
+admin = APIRouter()
+guarded = APIRouter(prefix="/admin", dependencies=[Depends(_admin_only)])
+
+
+@admin.get("/health")
+async def health() -> dict[str, str]:
+    return {"status": "ok", "version": __version__}
+
+
+@admin.get("/ready")
 async def ready(request: Request) -> Response:
     """200 when every expert has a backend that really generates: tokens came lately, or it answers a probe now."""
     generates = await gateway_of(request).engine.generates()
     return JSONResponse({"status": "ready" if generates else "not ready"}, status_code=200 if generates else 503)
 
 
+@admin.get("/metrics")
 async def metrics(request: Request) -> Response:
     gateway = gateway_of(request)
     _refresh(gateway)
     return PlainTextResponse(gateway.metrics.render(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
+@guarded.get("/status")
 async def status(request: Request) -> dict[str, Any]:
     gateway = gateway_of(request)
     scheduler = gateway.pool.scheduler
@@ -58,6 +68,7 @@ async def status(request: Request) -> dict[str, Any]:
     }
 
 
+@guarded.get("/experts")
 async def experts(request: Request) -> dict[str, Any]:
     registry = gateway_of(request).registry
     return {
@@ -69,23 +80,28 @@ async def experts(request: Request) -> dict[str, Any]:
     }
 
 
+@guarded.post("/experts/{name}/enable")
 async def enable(request: Request, name: str) -> dict[str, Any]:
     return _switch(request, name, True)
 
 
+@guarded.post("/experts/{name}/disable")
 async def disable(request: Request, name: str) -> dict[str, Any]:
     return _switch(request, name, False)
 
 
+@guarded.post("/reload")
 async def reload(request: Request) -> dict[str, Any]:
     """Pick up published experts: new adapters, refitted router; running streams go on to their end."""
     return await gateway_of(request).reload()
 
 
+@guarded.get("/backends")
 async def backends(request: Request) -> dict[str, Any]:
     return {"backends": gateway_of(request).engine.status()}
 
 
+@guarded.post("/backends")
 async def add_backend(request: Request) -> Response:
     """Bring one more backend up; the body has what the ``engine.backends`` entries of the settings have.
 
@@ -104,6 +120,7 @@ async def add_backend(request: Request) -> Response:
     return JSONResponse({"name": name}, status_code=201)
 
 
+@guarded.post("/backends/{name}/drain")
 async def drain_backend(request: Request, name: str) -> dict[str, Any]:
     """No new requests for this backend; what runs on it ends by itself, then it is stopped and forgotten."""
     gateway_of(request).engine.drain(name)
@@ -143,31 +160,4 @@ def _refresh(gateway: Gateway) -> None:
     metrics.experts.labels("rejected").set(len(registry.rejected))
 
 
-_Handler = Callable[..., Awaitable[dict[str, Any] | Response]]
-
-
-def _guarded(handler: _Handler) -> Callable[[Request], Awaitable[Response]]:
-    """An endpoint for those who have the admin key; it gets the path's parameters, and a mapping is sent as JSON."""
-
-    async def endpoint(request: Request) -> Response:
-        headers = request.headers
-        gateway_of(request).keyring.admin(headers.get("authorization"), headers.get("x-api-key"))
-        answer = await handler(request, **request.path_params)
-        return answer if isinstance(answer, Response) else JSONResponse(answer)
-
-    return endpoint
-
-
-admin = [
-    Route("/health", health),
-    Route("/ready", ready),
-    Route("/metrics", metrics),
-    Route("/admin/status", _guarded(status)),
-    Route("/admin/experts", _guarded(experts)),
-    Route("/admin/experts/{name}/enable", _guarded(enable), methods=["POST"]),
-    Route("/admin/experts/{name}/disable", _guarded(disable), methods=["POST"]),
-    Route("/admin/reload", _guarded(reload), methods=["POST"]),
-    Route("/admin/backends", _guarded(backends)),
-    Route("/admin/backends", _guarded(add_backend), methods=["POST"]),
-    Route("/admin/backends/{name}/drain", _guarded(drain_backend), methods=["POST"]),
-]
+admin.include_router(guarded)

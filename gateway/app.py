@@ -15,14 +15,15 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from starlette.applications import Starlette
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
-from starlette.requests import Request
-from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from . import __version__
 from .admin import admin
 from .api import api
 from .auth import Keyring, RateLimiter, admin_key_file, is_loopback, load_keys
@@ -126,8 +127,11 @@ async def open_gateway(settings: Settings, *, progress: bool = True) -> AsyncIte
         )
 
 
-def create_app(gateway: Gateway, *, cors_origins: Sequence[str] = ("*",)) -> Starlette:
-    """The ASGI application over an open gateway."""
+def create_app(gateway: Gateway, *, cors_origins: Sequence[str] = ("*",)) -> FastAPI:
+    """The ASGI application over an open gateway.
+
+    OpenAI's endpoints are plain routes: they read their bodies themselves and pass on what they do not know.
+    """
     cors = Middleware(
         CORSMiddleware,
         allow_origins=list(cors_origins),
@@ -136,15 +140,21 @@ def create_app(gateway: Gateway, *, cors_origins: Sequence[str] = ("*",)) -> Sta
         expose_headers=list(_EXPOSED_HEADERS),
         max_age=600,
     )
-    app = Starlette(
-        routes=[*api, *admin],
+    app = FastAPI(
+        title="Pointsman",
+        version=__version__,
+        docs_url=None,
+        redoc_url=None,
+        routes=[*api],
         middleware=[Middleware(_RequestId), cors, Middleware(_Unexpected)],
         exception_handlers={
             GatewayError: _render_gateway_error,
             HTTPException: _render_http_error,
+            RequestValidationError: _render_validation_error,
             Exception: _render_unknown_error,
         },
     )
+    app.include_router(admin)
     app.state.gateway = gateway
     return app
 
@@ -303,6 +313,13 @@ async def _render_http_error(request: Request, error: Exception) -> JSONResponse
     for name, value in (error.headers or {}).items():
         response.headers[name] = value
     return response
+
+
+async def _render_validation_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    param = ".".join(str(part) for part in first["loc"][1:]) or None
+    return _envelope(request, 400, error_body(str(first["msg"]), "invalid_request_error", "invalid_request", param))
 
 
 async def _render_unknown_error(request: Request, error: Exception) -> JSONResponse:

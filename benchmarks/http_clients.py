@@ -4,7 +4,7 @@ Each client runs in a process of its own, on uvloop, and reads streamed answers 
 piece, as fast as so many at once allow. Like the gateway they say ``Connection: close``: llama-server closes after
 a stream. The last column is the client's own CPU time for an answer of 20 chunks, connecting included.
 
-    python benchmarks/clients.py [--seconds 3]
+    python benchmarks/http_clients.py [--seconds 3]
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def compare(seconds: float) -> None:
     ]
     serving.print_table(["client", "at once", "p50 ms", "answers/s", "CPU us an answer"], rows)
     best = max(row[16]["per_s"] for client, row in results.items() if client != "ours")
-    serving.finish("clients", results=results, ratio=round(results["ours"][16]["per_s"] / best, 2))
+    serving.finish("http_clients", results=results, ratio=round(results["ours"][16]["per_s"] / best, 2))
 
 
 # -- in the child: no import of ours but for our client -----------------------------------------------------------
