@@ -99,6 +99,8 @@ class RouterFactory:
         if not experts:
             return None
         fitted, embedder = self.fitted(experts)
+        own = {expert.name: expert.manifest.threshold for expert in experts}
+        fitted = fitted.with_thresholds({name: value for name, value in own.items() if value is not None})
         return Router(fitted, embedder, cache_size=self._cache_size, max_batch=self._max_batch)
 
     def fitted(self, experts: Sequence[Expert]) -> tuple[FittedRouter, Embedder]:

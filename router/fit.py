@@ -92,9 +92,7 @@ def fit(
         evidence, signals = _out_of_fold(data, pairs, steps)
         strangers = _meet_strangers(data, groups, len(checked.judged), steps)
         judged = slice(len(checked.judged))
-        gate, metrics = calibrate(
-            evidence[judged], data.labels[judged], strangers, max_false_abstain=max_false_abstain
-        )
+        gate, metrics = calibrate(evidence[judged], data.labels[judged], strangers, max_false_abstain=max_false_abstain)
         continuation, more = fit_continuation(pairs, signals, gate)
         witnesses = steps.fit_on(np.ones(len(data.labels), dtype=np.bool_))
         steps.bar.close()
@@ -274,7 +272,7 @@ def _group_strangers(n_routes: int) -> list[npt.NDArray[np.bool_]]:
 def _meet_strangers(
     data: Corpus, groups: Sequence[npt.NDArray[np.bool_]], n_judged: int, steps: _Steps
 ) -> list[Evidence]:
-    """Weigh the texts of some routes by witnesses that do not know these routes: what an unwanted text may look like."""
+    """Weigh the texts of some routes by witnesses that do not know these: what an unwanted text may look like."""
     found = []
     for group in groups:
         left_out = group[data.labels] & (data.labels != OUTSIDE)
