@@ -79,7 +79,7 @@ class RouterFactory:
         threads: int = 1,
         cache_size: int = 4096,
         max_batch: int = 8,
-        false_abstain: float = 0.1,
+        false_abstain: float = 0.08,
     ) -> None:
         self._encoder = encoder
         self._out_of_scope = out_of_scope
