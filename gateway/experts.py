@@ -113,6 +113,9 @@ class Manifest(_Strict):
     system_prompt: str | None = None
     generation: dict[str, Any] = Field(default_factory=dict)
     """Defaults for request fields the client left out, such as ``temperature``."""
+    threshold: float | None = Field(default=None, gt=0, lt=1)
+    """Score that the router must give this expert, in place of the calibrated one: higher for an expert whose wrong
+    answers do harm."""
     targets: tuple[Target, ...] = Field(min_length=1)
     recipe_sha256: Sha256
     converter: str = Field(min_length=1)

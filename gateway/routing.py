@@ -10,7 +10,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -83,6 +83,11 @@ def _unique(texts: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(texts))
 
 
+def _with_own_thresholds(fitted: FittedRouter, experts: Sequence[Expert]) -> FittedRouter:
+    own = {expert.name: expert.manifest.threshold for expert in experts}
+    return fitted.with_thresholds({name: value for name, value in own.items() if value is not None})
+
+
 @dataclass(frozen=True)
 class Source:
     """What a router is fitted on."""
@@ -105,7 +110,7 @@ class RouterFactory:
         threads: int = 1,
         cache_size: int = 4096,
         max_batch: int = 8,
-        false_abstain: float = 0.1,
+        false_abstain: float = 0.08,
     ) -> None:
         self.encoder = encoder
         self._out_of_scope = out_of_scope
@@ -128,14 +133,14 @@ class RouterFactory:
             return None
         if self._artifact is None:
             fitted, embedder = self.fitted(experts)
-            return self.join(fitted, embedder, partial(self.reference, experts))
+            return self.join(_with_own_thresholds(fitted, experts), embedder, partial(self.reference, experts))
         bundle = read_bundle(self._artifact)
         names = [expert.name for expert in experts]
         if unknown := sorted(set(bundle.fitted.routes) - set(names)):
             raise ConfigError(
                 f"router.artifact {self._artifact}: its experts {unknown} are not served; served: {names}"
             )
-        return self.open_bundle(bundle)
+        return self.open_bundle(replace(bundle, fitted=_with_own_thresholds(bundle.fitted, experts)))
 
     def open_bundle(self, bundle: Bundle, *, encoder: str | None = None, remembers: bool = True) -> Router:
         """Make a router from a directory.

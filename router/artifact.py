@@ -12,7 +12,7 @@ import os
 import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,13 @@ from router.classifier import Classifier
 from router.continuation import Continuation, Encoded
 from router.conversation import Policy
 from router.embedding import Vectors
-from router.errors import ArtifactError
+from router.errors import ArtifactError, RouterError
 from router.lexical import Lexical
 from router.threshold import Gate
 from router.witnesses import Witnesses
 
-FORMAT = 2
-RECIPE = 3
+FORMAT = 3
+RECIPE = 4
 """Raised whenever `fit` would give another router for the same input."""
 
 
@@ -95,20 +95,30 @@ class FittedRouter:
         rows = zip(vectors, evidence, self.policy.gate.scores(evidence), strict=True)
         return [Encoded(vector, kinds, scores) for vector, kinds, scores in rows]
 
+    def with_thresholds(self, overrides: Mapping[str, float]) -> FittedRouter:
+        """Return a router with other thresholds for some of its routes; names that are no route of it are ignored.
+
+        Raises:
+            RouterError: a threshold is not above 0 and below 1.
+        """
+        for name, value in overrides.items():
+            if not 0.0 < value < 1.0:
+                raise RouterError(f"the threshold of {name!r} is {value}, allowed is above 0 and below 1")
+        return replace(self, policy=replace(self.policy, overrides=dict(overrides)))
+
     def save(self, path: Path) -> None:
-        """Write to `path`, replacing it in one step."""
+        """Write to `path`, replacing it in one step; thresholds of single routes are the manifests' and left out."""
         meta = {
             "format": FORMAT,
             "routes": self.routes,
             "provenance": asdict(self.provenance),
             "metrics": dict(self.metrics),
             "warnings": self.warnings,
-            "gate": {"bias": self.policy.gate.bias, "threshold": self.policy.gate.threshold},
+            "gate": {name: getattr(self.policy.gate, name) for name in ("bias", "threshold", "margin")},
             "continuation": {
                 "bias": self.policy.continuation.bias,
                 "threshold": self.policy.continuation.threshold,
             },
-            "switch_margin": self.policy.switch_margin,
         }
         witnesses = {**self.witnesses.classifier.to_arrays(), **self.witnesses.lexical.to_arrays()}
         arrays = {**witnesses, **_policy_arrays(self.policy)}
@@ -157,7 +167,7 @@ def _rebuild(meta: Mapping[str, Any], arrays: Mapping[str, Any]) -> FittedRouter
     gate = Gate(*(arrays[f"gate_{name}"] for name in ("means", "scales", "weights")), **meta["gate"])
     names = ("phrases", "means", "scales", "weights")
     continuation = Continuation(*(arrays[f"continuation_{name}"] for name in names), **meta["continuation"])
-    policy = Policy(tuple(meta["routes"]), gate, continuation, meta["switch_margin"])
+    policy = Policy(tuple(meta["routes"]), gate, continuation)
     witnesses = Witnesses(Classifier.from_arrays(arrays), Lexical.from_arrays(arrays))
     for fitted in (witnesses.classifier, witnesses.lexical):
         if fitted.n_routes != len(policy.routes):

@@ -2,14 +2,15 @@
 
 Four kinds of evidence for "this text belongs to route r", side by side, none of them calibrated:
 
-- linear: log-odds of r under one logistic regression over sub-classes (k-means clusters of each route's examples and
-  of the negatives), summed to routes.
-- nearest: mean cosine of the 3 nearest examples of r.
-- kernel: decision value of a support vector machine, r against all other routes and the negatives.
-- scope: decision value of a support vector machine, all routes against the negatives; zero without negatives.
+- linear: log-odds of r under one logistic regression over sub-topics (k-means clusters of each route's examples and
+  of the negatives), summed to routes. Decides best where examples are many.
+- nearest: mean cosine of the 3 nearest examples of r. Notices texts that are like none of them.
+- kernel: value of a kernel ridge regression, r against all other routes and the negatives. Decides best where examples
+  are few; not fitted where they are many.
+- scope: the same, all routes against the negatives; zero without negatives.
 
-The machines use the kernel exp(-gamma |a - b|^2), which on unit vectors is a function of the cosine, so that one
-product with all fitted texts serves every kind but the first. A fifth kind, of words, is `lexical.py`'s.
+The kernel is exp(-2 gamma (1 - cosine)), so that one product with all fitted texts serves every kind but the first. A
+fifth kind, of words, is `lexical.py`'s.
 """
 
 from __future__ import annotations
@@ -57,7 +58,7 @@ class Classifier:
     """[n_clusters], index of the route or `OUTSIDE`."""
 
     duals: Vectors
-    """[n_texts, n_routes + 1], one machine a column, scope last; zero where a text supports nothing."""
+    """[n_texts, n_routes + 1], one regression a column, scope last; all zero where none was fitted."""
 
     offsets: Vectors
     """[n_routes + 1]."""
@@ -71,12 +72,12 @@ class Classifier:
         """Weigh texts against every route: float64 [n, n_routes, 4], in the order of the module's list."""
         result = np.empty((len(vectors), self.n_routes, N_VECTOR_KINDS))
         cosines = vectors @ self.texts.T
-        machines = np.exp((2 * GAMMA) * (cosines - 1)) @ self.duals + self.offsets
+        values = apply_kernel(cosines) @ self.duals + self.offsets
         result[:, :, LINEAR] = self._linear(vectors)
         for route in range(self.n_routes):
             result[:, route, NEAREST] = mean_of_largest(cosines[:, self.text_routes == route])
-        result[:, :, KERNEL] = machines[:, :-1]
-        result[:, :, SCOPE] = machines[:, -1:]
+        result[:, :, KERNEL] = values[:, :-1]
+        result[:, :, SCOPE] = values[:, -1:]
         return result
 
     def to_arrays(self) -> dict[str, npt.NDArray[np.generic]]:
@@ -100,6 +101,12 @@ class Classifier:
         probabilities = np.clip(sums, MIN_PROBABILITY, 1 - MIN_PROBABILITY)
         odds: Evidence = np.log(probabilities / (1 - probabilities))
         return odds
+
+
+def apply_kernel(cosines: Vectors) -> Vectors:
+    """Return the kernel's values for cosines of unit vectors."""
+    values: Vectors = np.exp((2 * GAMMA) * (cosines - 1))
+    return values
 
 
 def mean_of_largest(cosines: Vectors) -> Vectors:

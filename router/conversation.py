@@ -3,26 +3,33 @@
 Since the decision is a function of the turns alone, every replica decides alike and no session is stored. Rules, for
 each turn in order (*active* is the route after the turn before, *anchor* the last turn that was routed on its own):
 
-1. The turn alone qualifies for a route: ROUTED there, and it becomes the anchor. While another route is active, the
-   best route must also lead the active one by `switch_margin`; otherwise the active one stays (STICKY).
+1. The turn alone qualifies for a route (`Policy.qualifies`): ROUTED there, and it becomes the anchor. While another
+   route is active, the best route must also lead the active one by the price of a switch; otherwise the active one
+   stays (STICKY).
 2. It does not, and no route is active: FALLBACK.
 3. It does not, and a route is active: STICKY when the turn continues the anchor (`Continuation`), else FALLBACK, after
    which no route is active.
+
+A switch costs the computed context (KV) of the whole conversation, since no expert may use another's. Its price is
+therefore `SWITCH_PRICE` for every turn that the active route has served, in score: a clear change of topic leads by
+far more, a doubtful one does not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from router.continuation import Continuation, Encoded, continuation_signals, join_turns
-from router.threshold import Gate, Scores
+from router.threshold import Gate, Scores, leads
 from router.types import Reason, RouteDecision
 
 MAX_TURNS = 8
 """User turns that count; older ones are forgotten, which bounds the work for one decision."""
+
+SWITCH_PRICE = 0.02
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,14 +39,24 @@ class Policy:
     routes: tuple[str, ...]
     gate: Gate
     continuation: Continuation
-    switch_margin: float = 0.0
+    overrides: Mapping[str, float] = field(default_factory=dict)
+    """Thresholds of single routes, 0–1, in place of the gate's."""
+
+    def qualifies(self, scores: Scores) -> bool:
+        """Tell whether the best route reaches its threshold and leads the runner-up by the gate's margin."""
+        best = int(scores.argmax())
+        return bool(scores[best] >= self.threshold_of(best) and leads(scores[None, :])[0] >= self.gate.margin)
+
+    def threshold_of(self, route: int) -> float:
+        """Return the score that a route must reach."""
+        return self.overrides.get(self.routes[route], self.gate.threshold)
 
     def joints(self, turns: Sequence[str], known: Mapping[str, Encoded]) -> list[str]:
         """Return the joined texts that `decide` will need for these turns, all of which are in `known`."""
         anchor: str | None = None
         joints = []
         for turn in turns:
-            if known[turn].scores.max() >= self.gate.threshold:
+            if self.qualifies(known[turn].scores):
                 anchor = turn
             elif anchor is not None:
                 joints.append(join_turns(anchor, turn))
@@ -54,14 +71,15 @@ class Policy:
             cached: passed on into the decision.
         """
         active: int | None = None
-        anchor = ""
+        anchor, served = "", 0
         reason, score, threshold = Reason.FALLBACK, 0.0, self.gate.threshold
         for turn in turns:
             alone = known[turn].scores
             best = int(alone.argmax())
-            score, threshold = float(alone[best]), self.gate.threshold
-            if score >= threshold:  # rule 1
-                stays = active is not None and best != active and score - alone[active] < self.switch_margin
+            score, threshold, before = float(alone[best]), self.threshold_of(best), active
+            if self.qualifies(alone):  # rule 1
+                price = SWITCH_PRICE * served
+                stays = active is not None and best != active and score - alone[active] < price
                 reason = Reason.STICKY if stays else Reason.ROUTED
                 active = active if stays else best
                 anchor = turn
@@ -71,6 +89,7 @@ class Policy:
                 score, threshold = self._continues(anchor, turn, active, known), self.continuation.threshold
                 reason = Reason.STICKY if score >= threshold else Reason.FALLBACK
                 active = active if reason is Reason.STICKY else None
+            served = served + 1 if active == before else 1
         decision = self._describe(known[turns[-1]].scores, active, reason, score, threshold)
         return replace(decision, turns=len(turns), cached=cached)
 

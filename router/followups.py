@@ -24,7 +24,7 @@ from router.continuation import (
     join_turns,
 )
 from router.embedding import Embedder, Vectors
-from router.threshold import Gate, Scores, choose_threshold
+from router.threshold import Gate, Scores, choose_split
 from router.witnesses import Witnesses
 
 PHRASES: tuple[str, ...] = (
@@ -95,7 +95,7 @@ PHRASES: tuple[str, ...] = (
 )
 
 MAX_FALSE_BREAK = 0.2
-PAIRS_PER_NEGATIVE = 2
+MAX_NEGATIVES = 500
 NEIGHBOURS_PER_ROUTE = 40
 SAME_MEANING = 0.6
 """Cosine from which a negative counts as a follow-up phrase: alone it has no topic, but it continues any."""
@@ -211,11 +211,10 @@ def _neighbour_rows(data: Corpus, generator: np.random.Generator) -> list[_Row]:
 def _negative_rows(data: Corpus, generator: np.random.Generator) -> list[_Row]:
     rows: list[_Row] = []
     phrases = data.vectors[data.phrases]
-    for turn in np.flatnonzero(data.labels == OUTSIDE).tolist():
+    for turn in generator.permutation(np.flatnonzero(data.labels == OUTSIDE))[:MAX_NEGATIVES].tolist():
         anchors = np.flatnonzero((data.labels != OUTSIDE) & (data.folds == data.folds[turn]))
         if len(anchors) and (phrases @ data.vectors[turn]).max() < SAME_MEANING:
-            chosen = generator.choice(anchors, size=PAIRS_PER_NEGATIVE)
-            rows += [(int(anchor), turn, False) for anchor in chosen]
+            rows.append((int(generator.choice(anchors)), turn, False))
     return rows
 
 
@@ -236,7 +235,7 @@ def fit_continuation(pairs: FollowUpPairs, signals: Scores, gate: Gate) -> tuple
         weights, bias = fit_logistic((signals - means) / scales, continues)
     fitted = Continuation(pairs.phrases, means, scales, weights, bias, threshold=0.5)
     scores = fitted.score(signals)
-    threshold = choose_threshold(scores[continues], scores[~continues], max_false_abstain=MAX_FALSE_BREAK)
+    threshold = choose_split(scores[continues], scores[~continues], max_false_abstain=MAX_FALSE_BREAK)
     metrics = {
         "follow_up_kept": float(np.mean(scores[continues] >= threshold)),
         "topic_change_noticed": float(np.mean(scores[~continues] < threshold)) if not continues.all() else 1.0,

@@ -1,8 +1,9 @@
 """Evidence -> score -> accept or abstain. Numpy only; knows nothing of texts or vectors.
 
-A score is a calibrated probability that the route is right, with right and wrong weighted equally; the threshold is
-the score above which a text is accepted. Both are computed by `fit.py` from evidence the classifier gave about texts
-it had not been fitted on.
+Every kind of evidence is standardised (0 is what a route's own examples show on average, 1 a standard deviation more),
+multiplied by its votes and added up. The sum is squashed into a score: the probability that the route is right. A text
+is accepted when its best score reaches the threshold and leads the runner-up by the margin. Means, deviations, squash,
+threshold and margin are computed by `calibrate.py` from evidence about texts the classifier had not been fitted on.
 """
 
 from __future__ import annotations
@@ -28,10 +29,13 @@ class Gate:
     """[n_kinds], all above zero."""
 
     weights: Scores
-    """[n_kinds]; zero ignores a kind."""
+    """[n_kinds]: the votes times the slope of the squash."""
 
     bias: float
     threshold: float
+    """0–1."""
+
+    margin: float = 0.0
     """0–1."""
 
     def scores(self, evidence: Evidence) -> Scores:
@@ -45,7 +49,26 @@ def squash(logits: Scores) -> Scores:
     return result
 
 
-def choose_threshold(accept: Scores, refuse: Scores, *, max_false_abstain: float) -> float:
+def leads(scores: Scores) -> Scores:
+    """Return how far the best score of each row is ahead of the second: [n] from [n, n_routes]; alone, from zero."""
+    if scores.shape[1] == 1:
+        return scores[:, 0]
+    highest = np.partition(scores, -2, axis=1)[:, -2:]
+    result: Scores = highest[:, 1] - highest[:, 0]
+    return result
+
+
+def choose_threshold(accept: Scores, false_abstain: float) -> float:
+    """Return the score below which that share of `accept` lies, and not more.
+
+    Args:
+        accept: scores of texts that should be accepted, at least one.
+        false_abstain: 0–1.
+    """
+    return float(np.quantile(accept, false_abstain, method="lower"))
+
+
+def choose_split(accept: Scores, refuse: Scores, *, max_false_abstain: float) -> float:
     """Choose the score that best separates what to accept from what to refuse.
 
     Minimises the share of `accept` below it plus the share of `refuse` at or above it. Where no text to refuse is
@@ -56,7 +79,7 @@ def choose_threshold(accept: Scores, refuse: Scores, *, max_false_abstain: float
         refuse: scores of texts that should not, possibly none.
         max_false_abstain: 0–1, most of `accept` that may lie below the result.
     """
-    limit = float(np.quantile(accept, max_false_abstain, method="lower"))
+    limit = choose_threshold(accept, max_false_abstain)
     if not len(refuse):
         return limit
     values = np.unique(np.concatenate([accept, refuse]))

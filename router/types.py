@@ -36,7 +36,7 @@ class RouteDecision:
     """Of the last turn alone, 0–1 for every route; they need not sum to 1."""
 
     threshold: float
-    """The score that had to be reached."""
+    """The score that had to be reached by the best route, or, for a continuation, by the turn."""
 
     runner_up: str | None
     """The route with the second highest score; None with a single route."""

@@ -29,13 +29,13 @@ def encode(text: str) -> Encoded:
     return Encoded(vector, np.zeros((2, N_KINDS)), np.array(ALONE.get(text, (0.0, 0.0))))
 
 
-def make_policy(switch_margin: float = 0.0) -> Policy:
-    gate = Gate(np.zeros(N_KINDS), np.ones(N_KINDS), np.ones(N_KINDS), 0.0, threshold=0.5)
+def make_policy(margin: float = 0.0, **overrides: float) -> Policy:
+    gate = Gate(np.zeros(N_KINDS), np.ones(N_KINDS), np.ones(N_KINDS), 0.0, threshold=0.5, margin=margin)
     weights = np.zeros(N_SIGNALS)
     weights[PHRASE_COSINE] = 4.0
     phrases = np.array([[1.0, 0.0]], dtype=np.float32)
     continuation = Continuation(phrases, np.zeros(N_SIGNALS), np.ones(N_SIGNALS), weights, bias=-2.0, threshold=0.6)
-    return Policy(ROUTES, gate, continuation, switch_margin)
+    return Policy(ROUTES, gate, continuation, overrides)
 
 
 def known_texts(policy: Policy, turns: list[str]) -> dict[str, Encoded]:
@@ -64,13 +64,35 @@ def test_the_rules_of_a_conversation(turns: list[str], route: str | None, reason
     assert (decision.route, decision.reason, decision.turns) == (route, reason, len(turns))
 
 
-def test_an_active_route_is_left_only_for_a_lead_of_the_switch_margin() -> None:
-    policy = make_policy(switch_margin=0.1)
-    unclear, clear = ["prune roses", "bake or plant"], ["prune roses", "knead dough"]
-    kept = policy.decide(unclear, known_texts(policy, unclear))
-    assert (kept.route, kept.reason) == ("garden", Reason.STICKY)
+def test_leaving_a_conversation_costs_more_the_longer_it_has_lasted() -> None:
+    policy = make_policy()
+    young, old = ["prune roses", "bake or plant"], ["prune roses", "and then?", "thanks", "bake or plant"]
+    assert policy.decide(young, known_texts(policy, young)).route == "bread"  # leads by 0.05, the price is 0.02
+    kept = policy.decide(old, known_texts(policy, old))
+    assert (kept.route, kept.reason) == ("garden", Reason.STICKY)  # the price is 0.06
+    clear = ["prune roses", *["and then?", "thanks"] * 3, "knead dough"]
     assert policy.decide(clear, known_texts(policy, clear)).route == "bread"
-    assert policy.decide(["bake or plant"], known_texts(policy, ["bake or plant"])).route == "bread"
+
+
+def test_the_price_counts_the_turns_since_the_last_change_of_topic() -> None:
+    policy = make_policy()
+    turns = ["knead dough", "thanks", "and then?", "prune roses", "bake or plant"]
+    assert policy.decide(turns, known_texts(policy, turns)).route == "bread"
+
+
+def test_a_text_between_two_routes_falls_back_when_it_misses_the_margin() -> None:
+    policy = make_policy(margin=0.1)
+    assert policy.decide(["bake or plant"], known_texts(policy, ["bake or plant"])).reason is Reason.FALLBACK
+    assert policy.decide(["prune roses"], known_texts(policy, ["prune roses"])).route == "garden"
+
+
+def test_a_route_with_a_threshold_of_its_own_must_reach_that_one() -> None:
+    strict, lenient = make_policy(bread=0.7), make_policy(garden=0.1)
+    refused = strict.decide(["bake or plant"], known_texts(strict, ["bake or plant"]))
+    assert (refused.route, refused.threshold) == (None, 0.7)
+    assert strict.decide(["knead dough"], known_texts(strict, ["knead dough"])).route == "bread"
+    accepted = lenient.decide(["and then?"], known_texts(lenient, ["and then?"]))
+    assert (accepted.route, accepted.threshold) == ("garden", 0.1)
 
 
 def test_a_decision_tells_scores_runner_up_and_margin_of_the_last_turn() -> None:

@@ -16,6 +16,11 @@ def decide(fitted: FittedRouter, text: str) -> str | None:
     return fitted.policy.decide([text], {text: encoded}).route
 
 
+def score(fitted: FittedRouter, text: str, route: str) -> float:
+    (encoded,) = fitted.encode([text], WordEmbedder().embed([text]))
+    return float(encoded.scores[fitted.routes.index(route)])
+
+
 @pytest.mark.parametrize(("text", "route"), [(NEW_GARDEN, "garden"), (NEW_BREAD, "bread"), (NEW_OTHER, None)])
 def test_unseen_texts_reach_their_route_and_unrelated_ones_the_fallback(
     fitted: FittedRouter, text: str, route: str | None
@@ -26,13 +31,13 @@ def test_unseen_texts_reach_their_route_and_unrelated_ones_the_fallback(
 def test_fitting_tells_how_good_it_is_out_of_fold(fitted: FittedRouter) -> None:
     assert fitted.metrics["accuracy"] > 0.95
     assert fitted.metrics["auroc"] > 0.9
-    assert fitted.metrics["false_abstain"] <= 0.05 + 1e-9
+    assert fitted.metrics["false_abstain"] <= 1e-9
     assert 0.0 < fitted.threshold < 1.0
     assert fitted.warnings == ()
 
 
 def test_fitting_is_deterministic(fitted: FittedRouter) -> None:
-    again = fit(examples(), negatives(), WordEmbedder())
+    again = fit(examples(), negatives(), WordEmbedder(), max_false_abstain=0.0)
     texts = [NEW_GARDEN, NEW_OTHER]
     vectors = WordEmbedder().embed(texts)
     for one, other in zip(fitted.encode(texts, vectors), again.encode(texts, vectors), strict=True):
@@ -42,7 +47,7 @@ def test_fitting_is_deterministic(fitted: FittedRouter) -> None:
 
 def test_the_order_of_the_routes_does_not_matter(fitted: FittedRouter) -> None:
     turned = dict(reversed(examples().items()))
-    again = fit(turned, negatives(), WordEmbedder())
+    again = fit(turned, negatives(), WordEmbedder(), max_false_abstain=0.0)
     assert again.routes == fitted.routes == ("bread", "garden")
     assert again.provenance == fitted.provenance
 
@@ -90,8 +95,8 @@ def test_passages_teach_a_route_words_that_no_example_has() -> None:
     question = "what about vermiculite and perlite"
     passages = {"garden": ["vermiculite holds water", "perlite drains well", "mix perlite with vermiculite"] * 1}
     without, taught = (fit(examples(), negatives(), WordEmbedder(), passages=given) for given in (None, passages))
-    assert decide(without, question) is None
-    assert decide(taught, question) == "garden"
+    assert score(without, question, "garden") < 0.1
+    assert score(taught, question, "garden") > 0.8
     assert taught.provenance != without.provenance
 
 
@@ -117,3 +122,18 @@ def test_repeated_and_few_examples_are_warned_about() -> None:
         "route 'bread': 1 repeated texts were left out",
         "route 'garden' has 49 examples; below 50, expect wrong and missed routes",
     )
+
+
+@pytest.mark.parametrize("asked", [0.05, 0.2])
+def test_as_many_examples_abstain_out_of_fold_as_were_asked_for(asked: float) -> None:
+    fitted = fit(examples(), negatives(), WordEmbedder(), max_false_abstain=asked)
+    assert asked - 0.01 < fitted.metrics["false_abstain"] <= asked + 1e-9
+
+
+def test_without_negatives_a_score_is_still_a_probability() -> None:
+    fitted = fit(examples(), [], WordEmbedder())
+    assert fitted.metrics["calibration_error"] < 0.1
+    texts = [NEW_GARDEN, NEW_OTHER]
+    garden, other = (encoded.scores.max() for encoded in fitted.encode(texts, WordEmbedder().embed(texts)))
+    assert garden > 0.8
+    assert other < 0.5

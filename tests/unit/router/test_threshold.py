@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from router.threshold import Gate, choose_threshold, squash
+from router.threshold import Gate, choose_split, choose_threshold, leads, squash
 
 
 @pytest.mark.parametrize(
@@ -17,12 +17,23 @@ from router.threshold import Gate, choose_threshold, squash
         pytest.param([0.1], [0.9], 0.0, 0.0, 0.1, id="hopeless: the one example still qualifies"),
     ],
 )
-def test_the_threshold_separates_what_to_accept_from_what_to_refuse(
+def test_a_split_separates_what_to_accept_from_what_to_refuse(
     accept: list[float], refuse: list[float], allowed: float, low: float, high: float
 ) -> None:
-    value = choose_threshold(np.array(accept), np.array(refuse), max_false_abstain=allowed)
+    value = choose_split(np.array(accept), np.array(refuse), max_false_abstain=allowed)
     assert low <= value <= high
     assert np.mean(np.array(accept) < value) <= allowed
+
+
+@pytest.mark.parametrize(("share", "below"), [(0.0, 0), (0.05, 5), (0.5, 50)])
+def test_the_threshold_abstains_as_often_as_asked(share: float, below: int) -> None:
+    scores = np.random.default_rng(0).permutation(np.linspace(0.01, 0.99, 101))
+    assert int(np.sum(scores < choose_threshold(scores, share))) == below
+
+
+def test_the_lead_is_over_the_second_best_or_over_nothing() -> None:
+    assert leads(np.array([[0.2, 0.9, 0.6], [0.5, 0.5, 0.1]])) == pytest.approx([0.3, 0.0])
+    assert leads(np.array([[0.4]])) == pytest.approx([0.4])
 
 
 def test_scores_weigh_standardised_evidence_and_ignore_kinds_of_weight_zero() -> None:

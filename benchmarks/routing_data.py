@@ -1,0 +1,118 @@
+"""Labelled texts for the router's benchmarks: CLINC150's ten domains as experts, and the experts shipped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gateway.base import Kind, default_cache_dir, resolve
+from gateway.settings import Settings
+from router import Embedder, OnnxEmbedder, ensure_encoder
+
+ROOT = Path(__file__).parents[1]
+DATA = Path(__file__).parent / "data"
+Labelled = list[tuple[str, str | None]]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to fit on, and what to measure on; None stands for out of scope."""
+
+    examples: Mapping[str, Sequence[str]]
+    negatives: Sequence[str]
+    held_out: Labelled
+    n_split: int
+    """So many of `held_out`, from the first, are the validation split as published."""
+
+
+class Remembering:
+    """An `Embedder` that embeds each text once in its life."""
+
+    def __init__(self, embedder: Embedder) -> None:
+        self._embedder = embedder
+        self._known: dict[str, np.ndarray] = {}
+        self.dim, self.fingerprint = embedder.dim, embedder.fingerprint
+        self.count_tokens = embedder.count_tokens
+
+    def embed(self, texts: Sequence[str]) -> np.ndarray:
+        missing = [text for text in dict.fromkeys(texts) if text not in self._known]
+        self._known.update(zip(missing, self._embedder.embed(missing), strict=True))
+        return np.array([self._known[text] for text in texts], dtype=np.float32).reshape(len(texts), self.dim)
+
+
+def open_encoder(source: str | None, threads: int) -> Remembering:
+    """Open the configured encoder, or another one."""
+    cache = default_cache_dir()
+    folder: str | Path = source or Settings().router.encoder
+    if ":" in str(folder):
+        folder = resolve(str(folder), cache_dir=cache, kind=Kind.DIRECTORY).path
+    return Remembering(OnnxEmbedder(ensure_encoder(folder, cache / "encoders"), threads=threads))
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+class Clinc:
+    """CLINC150; its test split is left out of this repository."""
+
+    def __init__(self) -> None:
+        train, val, outside, outside_val = (
+            read_rows(DATA / "clinc150" / f"{name}.jsonl") for name in ("train", "val", "oos_train", "oos_val")
+        )
+        self.owner: dict[str, str] = {}
+        for row in train:  # a few utterances stand under two domains, or twice: keep the first
+            self.owner.setdefault(_normalise(row["text"]), row["domain"])
+        self._by_domain: dict[str, dict[str, str]] = {}
+        for row in train:
+            if self.owner[_normalise(row["text"])] == row["domain"]:
+                self._by_domain.setdefault(row["domain"], {}).setdefault(_normalise(row["text"]), row["text"])
+        self.negatives = [row["text"] for row in outside if _normalise(row["text"]) not in self.owner]
+        self._val: Labelled = [(row["text"], row["domain"]) for row in val]
+        self._outside_val: Labelled = [(row["text"], None) for row in outside_val]
+
+    def task(self, count: int | None, draw: int = 0, *, negatives: bool) -> Task:
+        """Draw `count` examples a domain, or take all; negatives given at fitting are not measured on."""
+        generator = np.random.default_rng(draw)
+        examples = {}
+        for domain in sorted(self._by_domain):
+            texts = list(self._by_domain[domain].values())
+            rows = range(len(texts)) if count is None else generator.permutation(len(texts))[:count]
+            examples[domain] = [texts[row] for row in rows]
+        outside = self._outside_val + ([] if negatives else [(text, None) for text in self.negatives])
+        n_split = len(self._val) + len(self._outside_val)
+        return Task(examples, self.negatives if negatives else [], self._val + outside, n_split)
+
+
+def expert_data() -> dict[str, Any]:
+    """Return what the gateway fits its router on, as keyword arguments of `fit`."""
+    examples, passages = {}, {}
+    for path in sorted((ROOT / "experts").glob("*/examples.jsonl")):
+        rows = json.loads((path.parent / "dataset.json").read_text(encoding="utf-8"))
+        asked = [f"{row['instruction']} {row.get('input', '')}".strip() for row in rows]
+        examples[path.parent.name] = list(dict.fromkeys([*(row["text"] for row in read_rows(path)), *asked]))
+        passages[path.parent.name] = list(dict.fromkeys(row["output"] for row in rows))
+    negatives = [row["text"] for row in read_rows(ROOT / "experts" / "out_of_scope.jsonl")]
+    return {"examples": examples, "negatives": negatives, "passages": passages}
+
+
+def expert_questions() -> dict[str, Labelled]:
+    """Return held-out texts for the experts shipped, by where they come from."""
+    names = sorted(path.parent.name for path in (ROOT / "experts").glob("*/questions.jsonl"))
+    questions: Labelled = [
+        (row["question"], name) for name in names for row in read_rows(ROOT / "experts" / name / "questions.jsonl")
+    ]
+    files = {
+        name: [(row["text"], None if row["expert"] == "base" else row["expert"]) for row in read_rows(DATA / name)]
+        for name in ("acceptance.jsonl", "acceptance_dev.jsonl")
+    }
+    return {"questions of the experts": questions, **files}
+
+
+def _normalise(text: str) -> str:
+    return " ".join(text.split()).casefold()

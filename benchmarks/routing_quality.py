@@ -1,0 +1,196 @@
+"""How well does the router choose, and abstain, on texts it has not seen?
+
+Three questions, one table each:
+
+1. CLINC150, ten domains as experts: fitted on train (10, 50, 200 a domain, the mean of some draws; all), measured on val
+   and the out-of-scope texts. Beside ours, on the same vectors, stand aurelio semantic-router and one logistic
+   regression over the domains. Recall is the share of out-of-scope texts refused when 5 % of the others are; the last
+   columns are what our own threshold does, chosen without seeing val, for 5 % asked. Where out-of-scope texts are
+   given at fitting (oos_train), only oos_val is measured on; else both are.
+2. The experts in experts/: fitted as the gateway fits them, measured on questions that were held out.
+3. Conversations about them: where does the last turn go? Beside it, what the last turn alone would say.
+
+The last line is one JSON object; `ratio` is our recall over semantic-router's with all examples and no negatives.
+
+    python benchmarks/routing_quality.py [--encoder SOURCE] [--draws 5] [--only clinc|experts|conversations] [--quick]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from peers import child_environment, peer_python
+from routing_data import (
+    DATA,
+    Clinc,
+    Labelled,
+    Remembering,
+    Task,
+    expert_data,
+    expert_questions,
+    open_encoder,
+    read_rows,
+)
+from serving import finish, print_table
+from sklearn.linear_model import LogisticRegression
+
+from gateway.settings import Settings
+from router import FittedRouter, RouteDecision, fit
+from router.calibrate import area_under_curve, calibration_error
+from router.conversation import MAX_TURNS
+
+ASKED = 0.05
+REQUIREMENTS = ("semantic-router==1.1.1", "sentence-transformers==6.2.0", "torch==2.13.0", "transformers==5.24.0")
+COLUMNS = ("accuracy %", "AUROC", "recall", "false abstain %", "recall at own threshold", "calibration error")
+
+
+def measure(named: Sequence[str], top: np.ndarray, held_out: Labelled) -> dict[str, float]:
+    """What the best routes and their scores are worth, whatever the threshold."""
+    right = np.array([route == label for route, (_, label) in zip(named, held_out, strict=True)])
+    inside = np.array([label is not None for _, label in held_out])
+    return {
+        "accuracy %": 100 * float(right[inside].mean()),
+        "AUROC": area_under_curve(top[inside], top[~inside]),
+        "recall": float(np.mean(top[~inside] < np.quantile(top[inside], ASKED))),
+    }
+
+
+def run_ours(task: Task, embedder: Remembering) -> dict[str, float]:
+    fitted = fit(task.examples, task.negatives, embedder, max_false_abstain=ASKED)
+    texts = [text for text, _ in task.held_out]
+    scores = np.stack([encoded.scores for encoded in fitted.encode(texts, embedder.embed(texts))])
+    named, top = [fitted.routes[index] for index in scores.argmax(axis=1)], scores.max(axis=1)
+    inside = np.array([label is not None for _, label in task.held_out])
+    refused = np.array([not fitted.policy.qualifies(row) for row in scores])
+    # Calibration on the validation split as it is: oos_train is there to measure recall with.
+    kept = slice(task.n_split)
+    right = np.array([route == label for route, (_, label) in zip(named, task.held_out, strict=True)])
+    return measure(named, top, task.held_out) | {
+        "false abstain %": 100 * float(refused[inside].mean()),
+        "recall at own threshold": float(refused[~inside].mean()),
+        "calibration error": calibration_error(top[kept], right[kept]),
+    }
+
+
+def run_logistic(task: Task, embedder: Remembering) -> dict[str, float]:
+    pairs = [(text, route) for route, texts in task.examples.items() for text in texts]
+    model = LogisticRegression(C=10, max_iter=300)
+    model.fit(embedder.embed([text for text, _ in pairs]), [route for _, route in pairs])
+    shares = model.predict_proba(embedder.embed([text for text, _ in task.held_out]))
+    return measure([str(model.classes_[index]) for index in shares.argmax(axis=1)], shares.max(axis=1), task.held_out)
+
+
+def run_peer(task: Task, embedder: Remembering, python: Path) -> dict[str, float]:
+    texts = list(dict.fromkeys([*(text for texts in task.examples.values() for text in texts),
+                                *(text for text, _ in task.held_out)]))  # fmt: skip
+    with tempfile.TemporaryDirectory() as folder:
+        archive = Path(folder) / "vectors.npz"
+        named = np.frombuffer(json.dumps(texts).encode(), dtype=np.uint8)
+        np.savez(archive, texts=named, vectors=embedder.embed(texts))
+        asked = {"vectors": str(archive), "routes": task.examples, "texts": [text for text, _ in task.held_out]}
+        child = subprocess.run(
+            [str(python), str(Path(__file__).with_name("routing_quality_peer.py"))],
+            input=json.dumps(asked), stdout=subprocess.PIPE, env=child_environment(), check=True, text=True,
+        )  # fmt: skip
+    found = json.loads(child.stdout)
+    return measure([str(route) for route in found["routes"]], np.array(found["scores"]), task.held_out)
+
+
+def run_clinc(embedder: Remembering, draws: int, quick: bool) -> dict[str, dict[str, float]]:
+    clinc, results = Clinc(), dict[str, dict[str, float]]()
+    python = peer_python("semantic-router", REQUIREMENTS)
+    for count in (10, 50, 200, *(() if quick else (None,))):
+        name = "all" if count is None else f"{count} a domain"
+        seeds = range(1 if count is None else draws)
+        plain = [clinc.task(count, draw, negatives=False) for draw in seeds]
+        given = [clinc.task(count, draw, negatives=True) for draw in seeds]
+        results[f"{name} | pointsman"] = _mean([run_ours(task, embedder) for task in plain])
+        results[f"{name} | pointsman, 100 negatives given"] = _mean([run_ours(task, embedder) for task in given])
+        results[f"{name} | semantic-router"] = _mean([run_peer(task, embedder, python) for task in plain])
+        results[f"{name} | logistic regression"] = _mean([run_logistic(task, embedder) for task in plain])
+        for row in list(results)[-4:]:
+            print(row, {key: round(value, 4) for key, value in results[row].items()}, flush=True)
+    print(f"\nCLINC150, {draws} draws of the small ones\n")
+    print_table(
+        ("examples", "router", *COLUMNS),
+        [(*row.split(" | "), *(values.get(column, "") for column in COLUMNS)) for row, values in results.items()],
+    )
+    return results
+
+
+def _mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
+
+
+def decide(fitted: FittedRouter, embedder: Remembering, turns: Sequence[str]) -> RouteDecision:
+    recent = list(turns[-MAX_TURNS:])
+    known = dict(zip(recent, fitted.encode(recent, embedder.embed(recent)), strict=True))
+    joints = fitted.policy.joints(recent, known)
+    known.update(zip(joints, fitted.encode(joints, embedder.embed(joints)), strict=True))
+    return fitted.policy.decide(recent, known)
+
+
+def run_experts(fitted: FittedRouter, embedder: Remembering) -> dict[str, Any]:
+    """The share of questions that reach their expert, and of the others that reach the base model."""
+    rows, missed = [], []
+    for source, labelled in expert_questions().items():
+        decided = [(text, label, decide(fitted, embedder, [text]).route) for text, label in labelled]
+        inside = [route == label for _, label, route in decided if label is not None]
+        outside = [route is None for _, label, route in decided if label is None]
+        rows.append((source, len(inside), f"{np.mean(inside):.1%}", len(outside),
+                     f"{np.mean(outside):.1%}" if outside else ""))  # fmt: skip
+        missed += [f"  {label or 'base'} expected, {route or 'base'}: {text}" for text, label, route in decided
+                   if route != label]  # fmt: skip
+    print(f"\nthe experts shipped, {fitted.provenance.max_false_abstain:.0%} false abstentions asked for\n")
+    print_table(("texts", "in domain", "to their expert", "out of scope", "to base"), rows)
+    print("\n".join(missed))
+    return {source: {"in_domain": inside, "out_of_scope": outside} for source, _, inside, _, outside in rows}
+
+
+def run_conversations(fitted: FittedRouter, embedder: Remembering) -> dict[str, Any]:
+    """Replay each conversation; the floor looks at the last turn alone."""
+    rows = read_rows(DATA / "conversations.jsonl")
+    routes = [decide(fitted, embedder, row["turns"]).route or "base" for row in rows]
+    alone = [decide(fitted, embedder, row["turns"][-1:]).route or "base" for row in rows]
+    right = sum(route == row["expert"] for route, row in zip(routes, rows, strict=True))
+    right_alone = sum(route == row["expert"] for route, row in zip(alone, rows, strict=True))
+    print(f"\nconversations: {right} of {len(rows)} right; by the last turn alone {right_alone}")
+    for route, row in zip(routes, rows, strict=True):
+        if route != row["expert"]:
+            print(f"  {row['expert']} expected, {route}: {' / '.join(row['turns'])}")
+    return {"right": right, "right_alone": right_alone, "conversations": len(rows)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--encoder", help="model directory, pypi:PACKAGE or Hub id; the configured one if left out")
+    parser.add_argument("--only", choices=("clinc", "experts", "conversations"))
+    parser.add_argument("--draws", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--quick", action="store_true", help="leave out CLINC150 with all 15,000 examples")
+    arguments = parser.parse_args()
+    embedder = open_encoder(arguments.encoder, arguments.threads)
+    results: dict[str, Any] = {}
+    if arguments.only in (None, "clinc"):
+        results["clinc150"] = run_clinc(embedder, arguments.draws, arguments.quick)
+        name = "200 a domain" if arguments.quick else "all"
+        ours, peer = (results["clinc150"][f"{name} | {row}"] for row in ("pointsman", "semantic-router"))
+        results["ratio"] = ours["recall"] / peer["recall"]
+    if arguments.only != "clinc":
+        fitted = fit(**expert_data(), embedder=embedder, max_false_abstain=Settings().router.false_abstain)
+        if arguments.only in (None, "experts"):
+            results["experts"] = run_experts(fitted, embedder)
+        if arguments.only in (None, "conversations"):
+            results["conversations"] = run_conversations(fitted, embedder)
+    finish("routing_quality", **results)
+
+
+if __name__ == "__main__":
+    main()
