@@ -62,10 +62,18 @@ class Texts:
         path = ROOT / "benchmarks" / "data" / "clinc150" / "val.jsonl"
         self._lines = [json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines()]
         self._random = np.random.default_rng(0)
+        self._given: set[str] = set()
 
     def make(self, words: int, count: int) -> list[str]:
-        chosen = (self._random.choice(self._lines, size=2 + words // 4) for _ in range(count))
-        return [" ".join(" ".join(lines).split()[:words]) for lines in chosen]
+        found: list[str] = []
+        while len(found) < count:
+            spoken = " ".join(self._random.choice(self._lines, size=8 + words // 2)).split()
+            start = int(self._random.integers(len(spoken) - words))
+            text = " ".join(spoken[start : start + words])
+            if text not in self._given:
+                self._given.add(text)
+                found.append(text)
+        return found
 
 
 async def decide_each(router: Router, texts: Sequence[str]) -> list[float]:
