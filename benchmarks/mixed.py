@@ -134,7 +134,9 @@ async def run(send: Send, drawn: Sequence[str], given: argparse.Namespace) -> Ru
 
     begun = time.monotonic()
     await asyncio.gather(*(client() for _ in range(given.clients)))
-    return Run(len(drawn) * given.tokens / (time.monotonic() - begun), answers)
+    seconds = time.monotonic() - begun
+    print(f"{len(drawn)} answers in {seconds:.1f} s", file=sys.stderr)
+    return Run(len(drawn) * given.tokens / seconds, answers)
 
 
 def body(text: str, tokens: int) -> dict[str, Any]:

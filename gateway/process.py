@@ -43,7 +43,7 @@ class LaunchSpec:
     threads: int
     gpu_layers: int
     alias: str
-    kv_unified: bool = True
+    kv_unified: bool = False
     """One pool of KV for all slots. Apart, llama.cpp decodes only neighbouring slots together: four running answers
     on slots 0, 2, 4, 6 took 1.6 times as long as on 0 to 3 (``llama_batch_allocr::split_equal``, ``sequential``)."""
     cache_ram_mib: int = 0
