@@ -23,6 +23,7 @@ from chaos_load import Client, chat, completion
 __all__ = ["Chaos", "Recovery"]
 
 _GIVE_UP_S = 60.0
+_SETTLED_S = 11.0
 _GRACE_S = 2.0  # requests that met an expert out of service may still be on their way to their clients
 
 
@@ -106,6 +107,8 @@ class Chaos:
 
     async def _strike(self, event: str, how: signal.Signals) -> str:
         async with self._engine_lane:
+            # One that dies again and again just after it came up is held back ever longer: not what is measured here.
+            await asyncio.sleep(_SETTLED_S)
             status = await self.status()
             pid = self._dice.choice([row["pid"] for row in status["backends"]])
             struck = time.monotonic()

@@ -50,6 +50,7 @@ class Engine:
         self._experts: tuple[Expert, ...] = ()
         self._keepers: dict[str, Keeper] = {}
         self._numbers = 0
+        self._changing = asyncio.Lock()  # one that comes up during a replacement would carry what is being replaced
         self._stopping: set[asyncio.Task[None]] = set()
         self._restarts = 0
 
@@ -117,7 +118,8 @@ class Engine:
         Raises:
             ConfigError, BackendStartError: it cannot be started, or cannot be made safe.
         """
-        return (await self._add(config, first=True)).member.backend.name
+        async with self._changing:
+            return (await self._add(config, first=True)).member.backend.name
 
     def drain(self, name: str) -> None:
         """Let a backend finish what runs on it, then stop and forget it.
@@ -143,19 +145,33 @@ class Engine:
         Raises:
             BackendStartError: a new child does not come up; the old one goes on serving.
         """
-        self._experts = tuple(experts)
+        async with self._changing:
+            before, self._experts = self._experts, tuple(experts)
+            try:
+                for keeper in [k for k in self._keepers.values() if not k.member.retiring]:
+                    await self._replace_one(keeper)
+            except BaseException:
+                self._experts = before
+                raise
+            return self._unserved()
+
+    async def _replace_one(self, keeper: Keeper) -> None:
+        member = keeper.member
+        if member.process is not None:
+            await self._add(member.config, first=False)
+            self._retire(keeper)
+            return
+        before = member.experts
+        member.carry(member.config.chosen(self._experts))
+        if not member.up:
+            return
+        try:
+            await keeper.check(first=False)
+        except BaseException:
+            member.carry(before)
+            raise
         assert self._pool is not None
-        for keeper in [k for k in self._keepers.values() if not k.member.retiring]:
-            member = keeper.member
-            if member.process is not None:
-                await self._add(member.config, first=False)
-                self._retire(keeper)
-                continue
-            member.carry(member.config.chosen(self._experts))
-            if member.up:
-                await keeper.check(first=False)
-                self._pool.set_experts(member.backend.name, member.backend.experts)
-        return self._unserved()
+        self._pool.set_experts(member.backend.name, member.backend.experts)
 
     async def suspect(self, name: str) -> None:
         """A request met a broken connection, which can happen without harm (an idle one, closed as it was reused): only
@@ -250,9 +266,8 @@ class Engine:
         assert self._pool is not None
         member = keeper.member
         member.retiring = True
-        if member.up:
-            self._pool.retire(member.backend.name)
-        else:
+        self._pool.retire(member.backend.name)
+        if not member.up:  # one that never came up is unknown to the pool
             self.retired(member.backend.name)
 
     def _unserved(self) -> dict[str, str]:
