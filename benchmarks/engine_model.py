@@ -26,8 +26,8 @@ class Engine:
     swap_s: float = 0.005
     shared_tokens: int = 28
     batch_tokens: int = 256
-    unified: bool = True
-    """One pool of KV; without it only neighbouring slots are decoded together, and each group costs a step."""
+    unified: bool = False
+    """One pool of KV. Apart, only neighbouring slots are decoded together, and each group costs a step of its own."""
 
     def groups(self, slots: list[int]) -> list[int]:
         """How many are decoded together, one step after another."""

@@ -42,7 +42,7 @@ class Policy:
     most_s: float = 10.0
     at_once: int = 4
     slots: int = 16
-    unified: bool = True
+    unified: bool = False
 
 
 POLICIES = (
@@ -53,8 +53,8 @@ POLICIES = (
     Policy("quantum 8 answers", answers=8, most_s=30.0),
     Policy("4 slots", slots=4),
     Policy("8 slots", slots=8),
-    Policy("16 slots, KV apart", unified=False),
-    Policy("4 slots, KV apart", slots=4, unified=False),
+    Policy("16 slots, one pool of KV", unified=True),
+    Policy("4 slots, one pool of KV", slots=4, unified=True),
     Policy("8 at once, 16 slots", at_once=8),
     Policy("8 at once, 32 slots", at_once=8, slots=32),
 )

@@ -28,9 +28,6 @@ def main() -> None:
     params.port = spec["port"]
     params.n_parallel = spec["slots"]
     params.n_ctx = spec["slots"] * spec["ctx_per_slot"]
-    params.kv_unified = spec["kv_unified"]
-    if spec["kv_unified"]:
-        params.kv_unified_per_slot = spec["ctx_per_slot"]
     params.n_gpu_layers = spec["gpu_layers"]
     params.model_alias = {spec["alias"]}
     params.api_keys = [spec["api_key"]]

@@ -43,9 +43,6 @@ class LaunchSpec:
     threads: int
     gpu_layers: int
     alias: str
-    kv_unified: bool = False
-    """One pool of KV for all slots. Apart, llama.cpp decodes only neighbouring slots together: four running answers
-    on slots 0, 2, 4, 6 took 1.6 times as long as on 0 to 3 (``llama_batch_allocr::split_equal``, ``sequential``)."""
     cache_ram_mib: int = 0
     """0 switches llama-server's RAM prompt cache off. Any other value lets one expert's KV be restored for another."""
     batch_tokens: int = 256
@@ -67,8 +64,6 @@ def binary_arguments(executable: str, spec: LaunchSpec, extra: Sequence[str] = (
     """
     arguments = [executable, "--model", spec.model, "--host", spec.host, "--port", str(spec.port)]
     arguments += ["--parallel", str(spec.slots), "--ctx-size", str(spec.slots * spec.ctx_per_slot)]
-    if spec.kv_unified:
-        arguments += ["--kv-unified", "--kv-unified-per-slot", str(spec.ctx_per_slot)]
     arguments += ["--threads", str(spec.threads), "--alias", spec.alias]
     arguments += ["--batch-size", str(spec.batch_tokens), "--ubatch-size", str(min(512, spec.batch_tokens))]
     arguments += ["--cache-ram", str(spec.cache_ram_mib), "--metrics", "--slots", "--no-webui"]

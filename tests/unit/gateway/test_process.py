@@ -35,7 +35,6 @@ def value_after(arguments: list[str], flag: str) -> str:
         ("--port", "8081"),
         ("--parallel", "3"),
         ("--ctx-size", "3000"),
-        ("--kv-unified-per-slot", "1000"),
         ("--threads", "2"),
         ("--alias", "base"),
         ("--cache-ram", "0"),
@@ -46,12 +45,6 @@ def test_the_child_is_started_safe_to_swap(flag: str, value: str) -> None:
     arguments = binary_arguments("llama-server", SPEC)
     assert arguments[0] == "llama-server"
     assert value_after(arguments, flag) == value
-
-
-def test_slots_share_one_pool_unless_told_otherwise() -> None:
-    assert "--kv-unified" in binary_arguments("llama-server", SPEC)
-    apart = binary_arguments("llama-server", replace(SPEC, kv_unified=False))
-    assert not [argument for argument in apart if argument.startswith("--kv-unified")]
 
 
 def test_no_adapters_and_automatic_layers_need_no_flags() -> None:
