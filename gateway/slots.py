@@ -57,8 +57,8 @@ class Slots:
         First the conversation's own. Then one never used, in the expert's own part of the slots if it has one. Then the
         one whose KV is least likely to be wanted again: the oldest, where a slot of the same expert counts as 100 s
         older (the prompts of an expert begin alike, and that beginning stays), one beside a running slot as 10 s
-        (llama.cpp decodes only neighbours together), and one whose conversation has come back
-        before as 300 s younger (it will again). The three were tuned with ``benchmarks/policy.py``.
+        (llama.cpp decodes only neighbours together), and one whose conversation has come back before as 300 s younger
+        (it will again). The three were tuned with ``benchmarks/policy.py``.
         """
         taken: list[int] = []
         for _ in range(width):
