@@ -90,7 +90,11 @@ def litellm(upstream: int) -> Iterator[int]:
     served = {"model": "openai/base", "api_base": f"http://127.0.0.1:{upstream}/v1", "api_key": "any"}
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "litellm.yaml"
-        config.write_text(yaml.safe_dump({"model_list": [{"model_name": "base", "litellm_params": served}]}))
+        settings = {
+            "model_list": [{"model_name": "base", "litellm_params": served}],
+            "general_settings": {"dangerously_permit_weak_or_unset_master_key": True},  # open, as we are without keys
+        }
+        config.write_text(yaml.safe_dump(settings))
         command = [str(python.with_name("litellm")), "--config", str(config), "--port", str(port)]
         environment = {**peers.child_environment(), "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
         url = f"http://127.0.0.1:{port}/health/liveliness"

@@ -2,7 +2,7 @@
 
 Owns connections, the framing of requests and answers, and their timeouts; says what went wrong in the gateway's own
 errors. Only what a gateway needs of its own engines: no redirects, proxies, cookies or compression. Knows nothing of
-llama-server. ``benchmarks/clients.py`` measures it against aiohttp and httpx.
+llama-server. ``benchmarks/http_clients.py`` measures it against aiohttp and httpx.
 """
 
 from __future__ import annotations
