@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import yaml
 
+from gateway.backend import BackendStream
 from gateway.base import default_cache_dir
 from gateway.process import LaunchSpec, binary_arguments, free_port
 from training.native import native_path
@@ -27,6 +28,7 @@ __all__ = [
     "GatewayProcess",
     "engine_child",
     "engine_server",
+    "events_of",
     "eventually",
     "free_port",
     "native_server",
@@ -44,6 +46,13 @@ def eventually(check: Callable[[], Any], limit_s: float, what: str, every_s: flo
             raise AssertionError(f"not within {limit_s:g} s: {what}")
         time.sleep(every_s)
     return value
+
+
+async def events_of(stream: BackendStream) -> AsyncIterator[bytes]:
+    """An open answer's SSE events, one by one."""
+    while pieces := await stream.read():
+        for event in pieces.split(b"\n\n")[:-1]:
+            yield event + b"\n\n"
 
 
 class GatewayProcess:

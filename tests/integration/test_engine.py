@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from processes import events_of
 from tiny_experts import manifest_of, write_expert
 
 from gateway.base import BaseIdentity
@@ -70,7 +71,7 @@ async def endless(engine: Engine, pool: LeasePool, expert: str, **fields: Any) -
         assert backend is not None
         stream = await backend.open_stream(CHAT, body, expert, lease.slot)
         try:
-            yield stream.events()
+            yield events_of(stream)
         finally:
             stream.close()
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from processes import engine_server, free_port
+from processes import engine_server, events_of, free_port
 
 from gateway.backend import Backend
 from gateway.engine import Engine, EngineConfig
@@ -76,7 +76,7 @@ async def first_token(
     body = {"prompt": text, "max_tokens": 3, "temperature": 0, "logprobs": 20, **fields}
     stream = await backend.open_stream("/v1/completions", body, expert, slot)
     try:
-        chunks = [json.loads(e[6:]) async for e in stream.events() if e.startswith(b"data: {")]
+        chunks = [json.loads(e[6:]) async for e in events_of(stream) if e.startswith(b"data: {")]
     finally:
         stream.close()
     tops = next(c["choices"][0]["logprobs"]["content"][0]["top_logprobs"] for c in chunks if c["choices"])

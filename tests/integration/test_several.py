@@ -9,13 +9,13 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from typing import Any
 
-import aiohttp
 import pytest
-from processes import free_port
+from processes import events_of, free_port
 
 from gateway.engine import Engine, EngineConfig
 from gateway.errors import InvalidRequest
 from gateway.experts import BASE, Expert
+from gateway.http1 import HttpClient
 from gateway.leases import HeldLease, LeasePool
 from gateway.pace import Pace
 from gateway.process import LaunchSpec
@@ -26,7 +26,7 @@ CHAT = "/v1/chat/completions"
 
 
 class World:
-    def __init__(self, configs: list[EngineConfig], session: aiohttp.ClientSession) -> None:
+    def __init__(self, configs: list[EngineConfig], session: HttpClient) -> None:
         self.engine = Engine(configs, session)
         scheduler = Scheduler(pace=Pace(1.0), max_queue=100, max_queue_per_client=100)
         self.pool = LeasePool(scheduler, on_down=self.engine.report_failure, on_retired=self.engine.retired)
@@ -42,7 +42,7 @@ class World:
         async with lease:
             stream = await backend.open_stream(CHAT, body, lease.expert, lease.slot)
             try:
-                async for event in stream.events():
+                async for event in events_of(stream):
                     yield event
             finally:
                 stream.close()
@@ -72,9 +72,7 @@ def config(launch: Callable[..., LaunchSpec]) -> Callable[..., EngineConfig]:
 
 
 @pytest.fixture
-async def world(
-    session: aiohttp.ClientSession, config: Callable[..., EngineConfig], pair: list[Expert]
-) -> AsyncIterator[World]:
+async def world(session: HttpClient, config: Callable[..., EngineConfig], pair: list[Expert]) -> AsyncIterator[World]:
     """Two children: the first serves all, the second only one expert (and the base), one answer at a time."""
     made = World([config(), config(experts=frozenset({pair[1].name}), at_once=1)], session)
     async with AsyncExitStack() as stack:
@@ -128,7 +126,7 @@ async def test_two_engines_share_the_work_and_outlive_each_other(
 
 
 async def test_one_that_does_not_start_is_tried_again_while_the_other_serves(
-    session: aiohttp.ClientSession, config: Callable[..., EngineConfig], pair: list[Expert]
+    session: HttpClient, config: Callable[..., EngineConfig], pair: list[Expert]
 ) -> None:
     dead = EngineConfig("url", None, url=f"http://127.0.0.1:{free_port('127.0.0.1')}", start_s=0.2)
     world = World([dead, config()], session)
@@ -145,7 +143,7 @@ async def test_one_that_does_not_start_is_tried_again_while_the_other_serves(
         await world.pool.aclose()
 
 
-async def test_none_that_starts_is_an_error(session: aiohttp.ClientSession) -> None:
+async def test_none_that_starts_is_an_error(session: HttpClient) -> None:
     urls = [f"http://127.0.0.1:{free_port('127.0.0.1')}" for _ in range(2)]
     world = World([EngineConfig("url", None, url=url, start_s=0.2) for url in urls], session)
     with pytest.raises(Exception, match="none of the backends came up"):
