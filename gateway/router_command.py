@@ -10,7 +10,6 @@ import asyncio
 import json
 import time
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -90,6 +89,7 @@ def _fit_into(factory: RouterFactory, source: Source, out: Path) -> tuple[Fitted
             bulk,
             passages=source.passages,
             max_false_abstain=factory.false_abstain,
+            progress=True,
         )
         reference = Reference.build(source.examples, source.negatives, bulk)
     except RouterError as error:
@@ -210,14 +210,13 @@ def _source(factory: RouterFactory, settings: Settings, files: Sequence[Path]) -
 
 def _open(settings: Settings, artifact: Path | None, encoder: str | None, *, remembers: bool = True) -> Router:
     factory = router_factory(settings)
-    artifact = artifact or settings.router.artifact
     if artifact is not None:
         return factory.open_bundle(read_bundle(artifact), encoder=encoder, remembers=remembers)
     if encoder is not None:
         raise ConfigError("--encoder belongs to --artifact; the gateway's own is router.encoder")
-    experts = _experts(settings)
-    fitted, embedder = factory.fitted(experts)
-    return factory.join(fitted, embedder, partial(factory.reference, experts), remembers=remembers)
+    router = factory.build(_experts(settings), remembers=remembers)
+    assert router is not None  # there are experts
+    return router
 
 
 def _write(path: Path, text: str) -> None:

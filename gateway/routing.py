@@ -122,8 +122,11 @@ class RouterFactory:
         self.false_abstain = false_abstain
         self._opened: dict[str, OnnxEmbedder] = {}
 
-    def build(self, experts: Sequence[Expert]) -> Router | None:
+    def build(self, experts: Sequence[Expert], *, remembers: bool = True) -> Router | None:
         """Make a router; None when there are no experts.
+
+        Args:
+            remembers: False measures every text as a new one.
 
         Raises:
             ConfigError: encoder or examples cannot be used, or the configured artifact names an expert that is not
@@ -133,14 +136,16 @@ class RouterFactory:
             return None
         if self._artifact is None:
             fitted, embedder = self.fitted(experts)
-            return self.join(_with_own_thresholds(fitted, experts), embedder, partial(self.reference, experts))
+            own = _with_own_thresholds(fitted, experts)
+            return self.join(own, embedder, partial(self.reference, experts), remembers=remembers)
         bundle = read_bundle(self._artifact)
         names = [expert.name for expert in experts]
         if unknown := sorted(set(bundle.fitted.routes) - set(names)):
             raise ConfigError(
                 f"router.artifact {self._artifact}: its experts {unknown} are not served; served: {names}"
             )
-        return self.open_bundle(replace(bundle, fitted=_with_own_thresholds(bundle.fitted, experts)))
+        own = _with_own_thresholds(bundle.fitted, experts)
+        return self.open_bundle(replace(bundle, fitted=own), remembers=remembers)
 
     def open_bundle(self, bundle: Bundle, *, encoder: str | None = None, remembers: bool = True) -> Router:
         """Make a router from a directory.
@@ -203,6 +208,7 @@ class RouterFactory:
                 bulk,
                 passages=source.passages,
                 max_false_abstain=self.false_abstain,
+                progress=True,
             )
             if refitted:
                 reference = Reference.build(source.examples, source.negatives, bulk)

@@ -116,11 +116,17 @@ async def test_the_gateway_serves_a_fitted_directory_if_its_experts_are_there(
 ) -> None:
     assert run("fit", "--examples", files[0], "--out", tmp_path / "out", encoder=small_encoder)[0] == 0
     factory = RouterFactory(str(UNUSED), None, small_cache, artifact=tmp_path / "out")
-    garden, bread, cycling = (cast("Expert", SimpleNamespace(name=name)) for name in ("garden", "bread", "cycling"))
+
+    def expert(name: str, threshold: float | None = None) -> Expert:
+        return cast("Expert", SimpleNamespace(name=name, manifest=SimpleNamespace(threshold=threshold)))
+
+    garden, bread, cycling = expert("garden"), expert("bread", threshold=0.9999), expert("cycling")
     router = factory.build([garden, bread, cycling])
     assert router is not None
     assert router.routes == ("bread", "garden")
     assert len((await router.explain([HELD_OUT[0]])).nearest) == 5
+    assert (await router.decide([HELD_OUT[0]])).route == "garden"
+    assert (await router.decide([HELD_OUT[1]])).route is None  # below the threshold of its manifest
     await router.aclose()
     facts = json.loads((tmp_path / "out" / "encoder.json").read_text())
     (tmp_path / "out" / "encoder.json").write_text(json.dumps(facts | {"source": "/moved/away"}))
