@@ -203,6 +203,7 @@ class RouterFactory:
                 bulk,
                 passages=source.passages,
                 max_false_abstain=self.false_abstain,
+                progress=True,
             )
             if refitted:
                 reference = Reference.build(source.examples, source.negatives, bulk)
