@@ -179,6 +179,12 @@ def _add_router(commands: Any) -> None:
     fit.add_argument(
         "--out", type=Path, metavar="DIR", help="where the fitted router goes (default: the gateway's cache)"
     )
+    fit.add_argument(
+        "--false-abstain",
+        type=float,
+        metavar="SHARE",
+        help="of the examples, how many may fall below the threshold (default: 0.05 with --examples, else the setting)",
+    )
     fit.set_defaults(run=_router_fit)
     evaluate = _with_settings(actions.add_parser("evaluate", help="measure the router on labelled texts"))
     evaluate.add_argument("--examples", type=Path, nargs="+", metavar="FILE", required=True, help=files)
@@ -208,7 +214,9 @@ def _add_router(commands: Any) -> None:
 def _router_fit(given: argparse.Namespace) -> int:
     from .router_command import fit_router
 
-    return fit_router(_settings(given), given.examples or [], given.out, as_json=given.json)
+    return fit_router(
+        _settings(given), given.examples or [], given.out, false_abstain=given.false_abstain, as_json=given.json
+    )
 
 
 def _router_evaluate(given: argparse.Namespace) -> int:

@@ -46,18 +46,28 @@ LISTED = 20
 """Findings of the overlap report that are printed; all of them stand in the JSON."""
 
 
-def fit_router(settings: Settings, files: Sequence[Path], out: Path | None, *, as_json: bool) -> int:
+FALSE_ABSTAIN = 0.05
+"""Asked for of labelled files. The setting is for the experts: their own examples are harder than what people ask."""
+
+
+def fit_router(
+    settings: Settings, files: Sequence[Path], out: Path | None, *, false_abstain: float | None, as_json: bool
+) -> int:
     """Fit on labelled files, or on what stands in ``experts/``; into a directory, or the gateway's cache."""
     factory = router_factory(settings)
     started = time.monotonic()
     if out is None:
         if files:
             raise ConfigError("--examples needs --out DIR: the gateway's own router is fitted on its experts")
+        if false_abstain is not None:
+            raise ConfigError("--false-abstain needs --out DIR: the gateway's own router takes router.false_abstain")
         experts = _experts(settings)
         fitted, _ = factory.fitted(experts)
         overlap = find_overlap(factory.reference(experts))
     else:
-        fitted, overlap = _fit_into(factory, _source(factory, settings, files), out)
+        if false_abstain is None:
+            false_abstain = FALSE_ABSTAIN if files else factory.false_abstain
+        fitted, overlap = _fit_into(factory, _source(factory, settings, files), out, false_abstain)
     warnings = [*fitted.warnings, *overlap.warnings()]
     facts: dict[str, Any] = {
         "routes": fitted.routes,
@@ -79,7 +89,7 @@ def fit_router(settings: Settings, files: Sequence[Path], out: Path | None, *, a
     return 0
 
 
-def _fit_into(factory: RouterFactory, source: Source, out: Path) -> tuple[FittedRouter, Overlap]:
+def _fit_into(factory: RouterFactory, source: Source, out: Path, false_abstain: float) -> tuple[FittedRouter, Overlap]:
     embedder = factory.open_encoder(factory.encoder)
     bulk = factory.bulk(embedder)
     try:
@@ -88,7 +98,7 @@ def _fit_into(factory: RouterFactory, source: Source, out: Path) -> tuple[Fitted
             source.negatives,
             bulk,
             passages=source.passages,
-            max_false_abstain=factory.false_abstain,
+            max_false_abstain=false_abstain,
             progress=True,
         )
         reference = Reference.build(source.examples, source.negatives, bulk)

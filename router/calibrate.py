@@ -14,8 +14,11 @@ from router.threshold import Gate, Scores, choose_threshold, leads
 
 VOTES = {LINEAR: 1.0, NEAREST: 1.0, KERNEL: 1.0, SCOPE: 1.0, LEXICAL: 1.0}
 """How much a standard deviation of each kind counts. Fitted weights were no better out of sample, on CLINC150 with 10
-to 1,500 examples a route and on the experts shipped. Without negatives there is no scope: its vote goes to nearest,
-which alone notices unknown topics then."""
+to 1,500 examples a route and on the experts shipped."""
+
+ENOUGH_NEGATIVES = 0.5
+"""Of the number of examples. With fewer negatives, scope counts in proportion (few seldom resemble what really comes),
+and nearest, which alone notices unknown topics without them, counts that much more."""
 
 OUTSIDE_SHARE = 0.1
 """Of the traffic, assumed out of scope: how often a score must be right depends on it, and no file tells."""
@@ -38,10 +41,7 @@ def calibrate(
     """
     inside = labels != OUTSIDE
     own = evidence[inside, labels[inside]]
-    votes = np.array([VOTES[kind] for kind in range(N_KINDS)])
-    if inside.all():
-        votes[NEAREST] += votes[SCOPE]
-        votes[SCOPE] = 0.0
+    votes = _count_votes(inside)
     gate = Gate(own.mean(axis=0), np.maximum(own.std(axis=0), 1e-3), votes, bias=0.0, threshold=0.5)
     refused = [evidence[~inside], *strangers]
     sums = _sum_votes(gate, evidence[inside])
@@ -103,6 +103,15 @@ def calibration_error(scores: Scores, right: npt.NDArray[np.bool_], weights: Sco
     bins = np.minimum((scores * N_BINS).astype(np.int64), N_BINS - 1)
     gaps = np.bincount(bins, weights=shares * (scores - right), minlength=N_BINS)
     return float(np.abs(gaps).sum())
+
+
+def _count_votes(inside: npt.NDArray[np.bool_]) -> Scores:
+    """Return the votes of each kind: [n_kinds]."""
+    votes = np.array([VOTES[kind] for kind in range(N_KINDS)])
+    missing = max(0.0, 1.0 - float(np.sum(~inside) / np.sum(inside)) / ENOUGH_NEGATIVES)
+    votes[NEAREST] += missing * votes[SCOPE]
+    votes[SCOPE] *= 1.0 - missing
+    return votes
 
 
 def _sum_votes(gate: Gate, evidence: Evidence) -> Scores:

@@ -15,8 +15,8 @@ from router.types import Reason, RouteDecision
 KINDS = {
     "linear": "log-odds of the route, one logistic regression over sub-topics",
     "nearest": "mean cosine of the route's 3 nearest texts",
-    "kernel": "support vector machine, this route against everything else",
-    "scope": "support vector machine, all routes against the out-of-scope texts",
+    "kernel": "kernel ridge regression, this route against everything else",
+    "scope": "kernel ridge regression, all routes against the out-of-scope texts",
     "lexical": "log-odds of the route by the words and their pieces",
 }
 """Of the evidence, in its order; what each says."""

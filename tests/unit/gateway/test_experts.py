@@ -186,3 +186,22 @@ def test_a_disabled_expert_stays_disabled_over_a_reload(tmp_path: Path) -> None:
     registry.reject("baking", "it does not load")
     assert ("baking" in registry, len(registry), registry.get("baking")) == (False, 1, None)
     assert [(row.name, row.reason) for row in registry.rejected] == [("baking", "it does not load")]
+
+
+@pytest.mark.parametrize(("value", "kept"), [("0.9", 0.9), ("null", None), (None, None)])
+def test_an_expert_may_ask_for_a_threshold_of_its_own(tmp_path: Path, value: str | None, kept: float | None) -> None:
+    directory = write_expert_files(tmp_path, "baking")
+    path = directory / MANIFEST_FILE
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("threshold:")]
+    path.write_text("\n".join([*lines, *([f"threshold: {value}"] if value else [])]) + "\n", encoding="utf-8")
+    assert load_expert(directory, None).manifest.threshold == kept
+
+
+@pytest.mark.parametrize("value", ["0", "1", "1.5", "-0.1", "high"])
+def test_a_threshold_that_no_score_can_reach_or_miss_is_refused(tmp_path: Path, value: str) -> None:
+    directory = write_expert_files(tmp_path, "baking")
+    path = directory / MANIFEST_FILE
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not line.startswith("threshold:")]
+    path.write_text("\n".join([*lines, f"threshold: {value}"]) + "\n", encoding="utf-8")
+    with pytest.raises(ManifestError, match=f"threshold: .*{value}"):
+        load_expert(directory, None)

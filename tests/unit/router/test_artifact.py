@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from unit.router.word_embedder import WordEmbedder, examples, negatives
 
-from router import ArtifactError, FittedRouter, load_artifact, load_or_fit
+from router import ArtifactError, FittedRouter, RouterError, load_artifact, load_or_fit
 
 
 def test_a_saved_router_judges_as_before(fitted: FittedRouter, embedder: WordEmbedder, tmp_path: Path) -> None:
@@ -151,3 +151,18 @@ def test_any_change_of_the_input_fits_again(tmp_path: Path, changed: str) -> Non
             path, texts, outside, embedder, passages=passages, seed=seed, max_false_abstain=allowed
         )
         assert refitted is expected
+
+
+def test_thresholds_of_single_routes_hold_for_them_alone_and_are_not_saved(
+    fitted: FittedRouter, tmp_path: Path
+) -> None:
+    strict = fitted.with_thresholds({"bread": 0.99, "unknown": 0.5})
+    assert [strict.policy.threshold_of(route) for route in range(2)] == [0.99, fitted.threshold]
+    strict.save(tmp_path / "router.npz")
+    assert load_artifact(tmp_path / "router.npz").policy.threshold_of(0) == fitted.threshold
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -1.0, float("nan")])
+def test_an_impossible_threshold_is_refused(fitted: FittedRouter, value: float) -> None:
+    with pytest.raises(RouterError, match="threshold of 'bread'"):
+        fitted.with_thresholds({"bread": value})
