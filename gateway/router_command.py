@@ -89,7 +89,6 @@ def _fit_into(factory: RouterFactory, source: Source, out: Path) -> tuple[Fitted
             bulk,
             passages=source.passages,
             max_false_abstain=factory.false_abstain,
-            progress=True,
         )
         reference = Reference.build(source.examples, source.negatives, bulk)
     except RouterError as error:
