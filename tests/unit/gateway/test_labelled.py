@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gateway.__main__ import main
 from gateway.errors import ConfigError
 from gateway.labelled import as_examples, read_labelled
 from router import Labelled
@@ -67,3 +68,10 @@ def test_a_missing_and_an_empty_file_are_named(tmp_path: Path) -> None:
         read_labelled([tmp_path / "nowhere.jsonl"])
     with pytest.raises(ConfigError, match="no labelled texts"):
         read_labelled([write(tmp_path / "empty.jsonl", "")])
+
+
+def test_a_share_of_abstentions_is_asked_of_a_directory_only(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["router", "fit", "--false-abstain", "0.1"])
+    assert ended.value.code == 2
+    assert "--false-abstain needs --out DIR" in capsys.readouterr().err
