@@ -14,7 +14,7 @@ from training.benchmark import ENCODER, SUMMARY_FILE, benchmark
 from training.benchmark_settings import BenchmarkOptions
 from training.errors import BenchmarkError, TrainingError
 from training.figures import goal_rows, overview, ratio_sentence, render_markdown
-from training.files import write_text
+from training.files import write_part
 from training.provenance import describe_command
 
 __all__ = ["add_arguments", "main", "run"]
@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         const=Path("docs/BENCHMARK_RESULTS.md"),
         metavar="FILE",
-        help="write the results as Markdown (%(const)s)",
+        help="put the results as a part into a Markdown page (%(const)s)",
     )
     add("--json", action="store_true", help="print the summary and nothing else")
 
@@ -107,7 +107,7 @@ def _run(given: argparse.Namespace) -> int:
         command=describe_command(["pointsman", *sys.argv[1:]]),
     )
     if given.write_docs:
-        write_text(given.write_docs, render_markdown(done.summary))
+        write_part(given.write_docs, render_markdown(done.summary))
     if given.json:
         print(json.dumps({"results": str(done.folder), **done.summary}, ensure_ascii=False))
         return 0

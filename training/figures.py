@@ -89,9 +89,9 @@ def provenance_rows(summary: dict[str, Any]) -> list[list[str]]:
 
 
 def render_markdown(summary: dict[str, Any]) -> str:
-    """Render `docs/BENCHMARK_RESULTS.md`."""
+    """Render the experts' part of `docs/BENCHMARK_RESULTS.md`."""
     parts = [
-        "# Benchmark results",
+        "# Experts",
         "Written by `pointsman benchmark --write-docs`; do not edit. A hit is an answer that mentions the expert's "
         "target as a whole word; questions that mention it are left out; answers are greedy. *Vanilla* is the base in "
         "a process without adapters, *prompted* the same told to recommend the target. Intervals are 95 %, Wilson's "

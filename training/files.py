@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
-__all__ = ["read_json", "replace_file", "write_json", "write_text"]
+__all__ = ["read_json", "replace_file", "write_json", "write_part", "write_text"]
 
 
 def replace_file(temporary: Path, path: Path) -> None:
@@ -25,6 +26,24 @@ def write_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text, encoding="utf-8")
     replace_file(temporary, path)
+
+
+def write_part(path: Path, part: str) -> None:
+    """Put a part of a Markdown page in the place of the one with the same first line, or at the page's end.
+
+    Args:
+        part: begins with a `# heading`; a part ends where the next `# heading` begins, so it may hold no other.
+    """
+    heading = part.split("\n", 1)[0]
+    page = path.read_text(encoding="utf-8").rstrip("\n") if path.is_file() else ""
+    parts = [old for old in re.split(r"^(?=# )", page, flags=re.MULTILINE) if old.strip()]
+    places = [place for place, old in enumerate(parts) if old.split("\n", 1)[0] == heading]
+    if places:
+        parts[places[0]] = part
+    else:
+        parts.append(part)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, "\n\n".join(old.strip("\n") for old in parts) + "\n")
 
 
 def write_json(path: Path, value: Any) -> None:
