@@ -1,4 +1,4 @@
-"""Which scheduling policy? Tried in simulated time, on the engine's measured curve, before anything is run for real.
+"""Which scheduling policy? Tried in simulated time, on an engine's assumed step times (``engine_model.py``).
 
 Traces: closed loops of 8 and 16 clients over four experts, evenly and by Zipf, answers of one length and of
 exponentially distributed lengths; bursts of single questions and conversations with pauses; and, with ``--log FILE``,
