@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -18,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from router.archive import write_archive
 from router.classifier import Classifier
 from router.continuation import Continuation, Encoded
 from router.conversation import Policy
@@ -121,17 +120,7 @@ class FittedRouter:
             },
         }
         witnesses = {**self.witnesses.classifier.to_arrays(), **self.witnesses.lexical.to_arrays()}
-        arrays = {**witnesses, **_policy_arrays(self.policy)}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}-", suffix=".tmp", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                text = json.dumps(meta, ensure_ascii=False)
-                np.savez(file, allow_pickle=False, meta=np.frombuffer(text.encode(), dtype=np.uint8), **arrays)
-            Path(name).chmod(0o644)
-            Path(name).replace(path)
-        finally:
-            Path(name).unlink(missing_ok=True)
+        write_archive(path, meta, {**witnesses, **_policy_arrays(self.policy)})
 
 
 def load_artifact(path: Path) -> FittedRouter:

@@ -6,16 +6,14 @@ Kept beside an artifact, for explanations and the overlap report; no decision de
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from router.archive import write_archive
 from router.embedding import Embedder, Vectors
 from router.errors import ArtifactError
 
@@ -66,17 +64,7 @@ class Reference:
     def save(self, path: Path) -> None:
         """Write to `path`, replacing it in one step; vectors in half precision."""
         meta = {"format": FORMAT, "texts": self.texts, "labels": self.labels, "embedder": self.embedder}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}-", suffix=".tmp", dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                text = json.dumps(meta).encode()
-                arrays: dict[str, Any] = {"vectors": self.vectors.astype(np.float16)}
-                np.savez(file, allow_pickle=False, meta=np.frombuffer(text, dtype=np.uint8), **arrays)
-            Path(name).chmod(0o644)
-            Path(name).replace(path)
-        finally:
-            Path(name).unlink(missing_ok=True)
+        write_archive(path, meta, {"vectors": self.vectors.astype(np.float16)})
 
 
 def load_reference(path: Path) -> Reference:
