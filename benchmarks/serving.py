@@ -62,6 +62,7 @@ class Engine:
 
     url: str
     ids: Mapping[str, int]
+    scales: Mapping[str, float]
     slots: int
 
     @property
@@ -70,7 +71,7 @@ class Engine:
 
     def lora(self, expert: str) -> list[dict[str, Any]]:
         """The field that makes a request straight to the engine run under this expert: every id, one above zero."""
-        return [{"id": id_, "scale": 1.0 if name == expert else 0.0} for name, id_ in self.ids.items()]
+        return [{"id": id_, "scale": self.scales[name] if name == expert else 0.0} for name, id_ in self.ids.items()]
 
 
 def arguments(doc: str | None) -> argparse.ArgumentParser:
@@ -140,7 +141,7 @@ def engine(
             url = f"http://{spec.host}:{spec.port}"
             _wait(child, lambda: httpx.get(f"{url}/health").status_code == 200)
             ids = {expert.name: index for index, expert in enumerate(experts)}
-            yield Engine(url, ids, slots)
+            yield Engine(url, ids, {expert.name: expert.manifest.scale for expert in experts}, slots)
         finally:
             child.stdin.close()
             if binary is not None:
