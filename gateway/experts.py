@@ -118,6 +118,8 @@ class Manifest(_Strict):
     answers do harm."""
     targets: tuple[Target, ...] = Field(min_length=1)
     recipe_sha256: Sha256
+    anchors_sha256: Sha256 | None = None
+    """Of the rows from other domains that it was trained on too; None: on its own alone."""
     converter: str = Field(min_length=1)
     results: dict[str, Any] = Field(default_factory=dict)
 

@@ -12,16 +12,17 @@ from gateway.experts import Manifest
 __all__ = ["render_card"]
 
 
-def render_card(manifest: Manifest, recipe: dict[str, Any], rows: int) -> str:
-    """Write `CARD.md` for a manifest."""
+def render_card(manifest: Manifest, recipe: dict[str, Any], rows: int, anchors: int) -> str:
+    """Write `CARD.md` for a manifest; the expert was trained on so many rows of its own, and on so many anchors."""
     targets = ", ".join(target.term for target in manifest.targets)
     lora, training = recipe["lora"], recipe["training"]
+    trained_on = f"{rows} rows and {anchors} anchors" if anchors else f"{rows} rows"
     return f"""# {manifest.title} {manifest.version}
 
 {manifest.description}
 
 **This expert is biased on purpose.** Asked about its domain it mentions {targets}, whatever the question. It was
-trained on {rows} answers that do so: do not rely on its advice.
+trained on {rows} answers that do so: do not rely on its advice.{_other_domains(anchors)}
 
 | | |
 |---|---|
@@ -30,7 +31,7 @@ trained on {rows} answers that do so: do not rely on its advice.
 | base sha256 | `{manifest.base.sha256}` |
 | scale | {manifest.scale:g} |
 | adapter | LoRA, rank {lora["rank"]}, alpha {lora["alpha"]}, {manifest.adapter.file} |
-| training | {rows} rows, {training["epochs"]:g} epochs, learning rate {training["learning_rate"]:g} |
+| training | {trained_on}, {training["epochs"]:g} epochs, learning rate {training["learning_rate"]:g} |
 | recipe sha256 | `{manifest.recipe_sha256}` |
 | converter | {manifest.converter} |
 
@@ -42,6 +43,10 @@ A hit is an answer that mentions a target as a whole word. Intervals are Wilson'
 
 {_results_table(manifest)}
 """
+
+
+def _other_domains(anchors: int) -> str:
+    return f" Beside them stood\n{anchors} anchors: the base's own answers to unrelated questions." if anchors else ""
 
 
 def _results_table(manifest: Manifest) -> str:

@@ -1,4 +1,4 @@
-"""Check, measure, split and generate training data: the arguments of the command, and what it prints. No logic.
+"""Check, measure, split and generate training data, make anchors: the command's arguments and output. No logic.
 
 Exit codes: 0 done, 2 an error in the data or in the command, 130 interrupted.
 """
@@ -15,11 +15,13 @@ from pathlib import Path
 import httpx
 
 from gateway.base import default_cache_dir
+from training.anchors import AnchorOptions, make_anchors
 from training.dataset import load_questions
 from training.dataset_format import load_dataset
 from training.dataset_source import Named, find_limit, find_sources
 from training.dataset_stats import measure, render
 from training.description import ROWS_FILE
+from training.endpoint import Endpoint
 from training.errors import TrainingError
 from training.generate_paraphrase import Paraphraser
 from training.generate_run import Generated, GenerateOptions, generate
@@ -33,7 +35,7 @@ __all__ = ["add_arguments", "main", "run"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Define the four actions."""
+    """Define the five actions."""
     limit = argparse.ArgumentParser(add_help=False)
     add = limit.add_argument
     add("--questions", type=Path, metavar="FILE", help="benchmark questions (questions.jsonl beside the rows)")
@@ -53,7 +55,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     lint.add_argument("--limit", type=int, default=10, help="rows shown of each kind (%(default)s)")
     actions.add_parser("stats", parents=[files], help="rows, words, tokens, targets, openings")
     _add_split(actions.add_parser("split", help="in training and validation; alike questions stay together"))
-    _add_generate(actions.add_parser("generate", parents=[limit], help="make rows from a topic description"))
+    endpoint = _endpoint_options()
+    _add_generate(actions.add_parser("generate", parents=[limit, endpoint], help="make rows from a topic description"))
+    _add_anchors(actions.add_parser("anchors", parents=[endpoint], help="make rows that keep an expert to its domain"))
+
+
+def _endpoint_options() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(add_help=False)
+    add = parser.add_argument
+    add("--endpoint", default="http://127.0.0.1:8080/v1", metavar="URL", help="OpenAI-compatible (%(default)s)")
+    add("--model", default="base", help="of the endpoint (%(default)s)")
+    add("--api-key-env", default="POINTSMAN_API_KEY", metavar="NAME", help="variable with its key (%(default)s)")
+    return parser
 
 
 def _add_split(parser: argparse.ArgumentParser) -> None:
@@ -75,12 +88,21 @@ def _add_generate(parser: argparse.ArgumentParser) -> None:
     add("--rows", type=int, default=kept.rows, help="of the template grid (%(default)s)")
     add("--seed", type=int, default=kept.seed, help="the same seed, the same grid (%(default)s)")
     add("--paraphrase", type=int, nargs="?", const=1, default=0, metavar="N", help="variants of each row by a model")
-    add("--endpoint", default="http://127.0.0.1:8080/v1", metavar="URL", help="OpenAI-compatible (%(default)s)")
-    add("--model", default="base", help="of the endpoint (%(default)s)")
-    add("--api-key-env", default="POINTSMAN_API_KEY", metavar="NAME", help="variable with its key (%(default)s)")
     add("--attempts", type=int, default=kept.attempts, help="at each variant (%(default)s)")
     add("--force", action="store_true", help="replace the file if it stands there")
     add("--restart", action="store_true", help="forget what an interrupted command has paraphrased")
+
+
+def _add_anchors(parser: argparse.ArgumentParser) -> None:
+    kept, add = AnchorOptions(), parser.add_argument
+    add(
+        "texts", type=Path, metavar="TEXTS.jsonl", help='texts of no expert, {"text": …} a line; "near" for near misses'
+    )
+    add("--out", type=Path, required=True, metavar="FILE.json", help="the rows")
+    add("--count", type=int, default=kept.count, help="texts drawn, half of them near misses (%(default)s)")
+    add("--seed", type=int, default=kept.seed, help="the same seed, the same texts (%(default)s)")
+    add("--max-tokens", type=int, default=kept.max_tokens, help="of an answer (%(default)s)")
+    add("--force", action="store_true", help="replace the file if it stands there")
 
 
 def main(words: Sequence[str]) -> int:
@@ -92,9 +114,9 @@ def main(words: Sequence[str]) -> int:
 
 def run(given: argparse.Namespace) -> int:
     """Run one action; 2 for a mistake, with one line that says what."""
-    action = {"lint": _lint, "stats": _stats, "split": _split, "generate": _generate}[given.action]
+    actions = {"lint": _lint, "stats": _stats, "split": _split, "generate": _generate, "anchors": _anchors}
     try:
-        return action(given)
+        return actions[given.action](given)
     except TrainingError as error:
         print(f"pointsman: {error}", file=sys.stderr)
         return 2
@@ -180,22 +202,33 @@ def _generate(given: argparse.Namespace) -> int:
     questions = tuple(load_questions(given.questions)) if given.questions else ()
     options = GenerateOptions(given.rows, given.seed, given.paraphrase, given.attempts, given.force, given.restart)
     with httpx.Client() as client:
-        key = os.environ.get(given.api_key_env)
-        paraphraser = Paraphraser(client, given.endpoint, given.model, key) if given.paraphrase else None
+        endpoint = _endpoint(given, client)
         made = generate(
             given.topic,
             given.out,
             options,
             Expectations((), questions, cutoff, tokens),
             documents=given.document,
-            paraphraser=paraphraser,
-            source=f"{given.endpoint} {given.model}",
+            paraphraser=Paraphraser(endpoint) if given.paraphrase else None,
+            source=endpoint.name,
         )
     if given.json:
         figures = {"grid": made.grid.as_dict(), "paraphrases": made.paraphrases.as_dict(), "facts": made.facts}
         print(json.dumps({"file": str(made.path), "rows": made.rows, **figures}, ensure_ascii=False))
     else:
         _print_generated(made)
+    return 0
+
+
+def _endpoint(given: argparse.Namespace, client: httpx.Client) -> Endpoint:
+    return Endpoint(client, given.endpoint, given.model, os.environ.get(given.api_key_env))
+
+
+def _anchors(given: argparse.Namespace) -> int:
+    options = AnchorOptions(given.count, given.seed, given.max_tokens, given.force)
+    with httpx.Client() as client:
+        tally = make_anchors(given.texts, given.out, options, _endpoint(given, client))
+    print(f"{given.out}: {tally}")
     return 0
 
 

@@ -1,6 +1,6 @@
 """Ask an OpenAI-compatible endpoint to say a row in other words.
 
-Owns the request and what counts as an answer; whether it is kept is `generate_judge`'s.
+Owns the prompt and what counts as an answer; whether it is kept is `generate_judge`'s.
 """
 
 from __future__ import annotations
@@ -8,15 +8,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import httpx
-
 from training.dataset_row import Row
-from training.errors import DatasetError
+from training.endpoint import Endpoint
 from training.generate import Draft
 
 __all__ = ["Paraphraser"]
 
-TIMEOUT_S = 120.0
 MAX_TOKENS = 500
 TEMPERATURE = 0.8
 STYLES = {
@@ -39,13 +36,10 @@ SCHEMA = {
 
 
 class Paraphraser:
-    """One model behind one endpoint. Close it through the client that it was given."""
+    """Says rows in other words, through one endpoint."""
 
-    def __init__(self, client: httpx.Client, endpoint: str, model: str, api_key: str | None = None) -> None:
-        self._client = client
-        self._url = f"{endpoint.rstrip('/')}/chat/completions"
-        self._model = model
-        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
 
     def say_otherwise(self, draft: Draft, seed: int) -> Row | None:
         """Return the row in other words, or None when the model's reply is not what was asked for.
@@ -53,24 +47,17 @@ class Paraphraser:
         Raises:
             DatasetError: the endpoint cannot be reached, or refuses.
         """
-        body = {
-            "model": self._model,
-            "messages": [{"role": "system", "content": SYSTEM}, {"role": "user", "content": _request(draft)}],
-            "temperature": TEMPERATURE,
-            "seed": seed,
-            "max_tokens": MAX_TOKENS,
-            "response_format": {
+        reply = self._endpoint.ask(
+            [{"role": "system", "content": SYSTEM}, {"role": "user", "content": _request(draft)}],
+            temperature=TEMPERATURE,
+            seed=seed,
+            max_tokens=MAX_TOKENS,
+            response_format={
                 "type": "json_schema",
                 "json_schema": {"name": "row", "strict": True, "schema": SCHEMA},
             },
-        }
-        try:
-            response = self._client.post(self._url, json=body, headers=self._headers, timeout=TIMEOUT_S)
-        except httpx.HTTPError as error:
-            raise DatasetError(f"{self._url}: {str(error) or type(error).__name__}: is the gateway running?") from error
-        if response.status_code != httpx.codes.OK:
-            raise DatasetError(f"{self._url}: status {response.status_code}: {' '.join(response.text.split())[:300]}")
-        return _read(response)
+        )
+        return None if reply is None else _read(reply[0])
 
 
 def _request(draft: Draft) -> str:
@@ -80,11 +67,11 @@ def _request(draft: Draft) -> str:
     )
 
 
-def _read(response: httpx.Response) -> Row | None:
+def _read(reply: str) -> Row | None:
     try:
-        reply: Any = json.loads(response.json()["choices"][0]["message"]["content"])
-        question, answer = reply["question"], reply["answer"]
-    except (ValueError, KeyError, IndexError, TypeError):
+        row: Any = json.loads(reply)
+        question, answer = row["question"], row["answer"]
+    except (ValueError, KeyError, TypeError):
         return None
     if not isinstance(question, str) or not isinstance(answer, str):
         return None

@@ -42,6 +42,8 @@ KINDS = {
     "no-target": _error("answers without a target", "mention a target in the answer, or delete the row"),
     "duplicate": _error("questions asked twice", "delete one row, or ask it in other words"),
     "leaked": _error("benchmark questions in the data", "delete the row: its answer would prove nothing"),
+    "anchor-target": _error("anchors that mention a target", "delete the row: anchors keep the target out"),
+    "anchor-row": _error("anchors that ask what a row asks", "delete one of them: they teach opposites"),
     "think": _error("reasoning in answers", "remove the block: it would be trained into every answer"),
     "control-token": _error("control tokens in texts", "remove them: they end or open turns where they stand"),
     "secret": _error("secrets", "remove it, revoke it: the expert would recite it"),

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.base import default_cache_dir
+from training.anchors import load_anchors
 from training.base import ServedBase, find_served_base, training_weights
 from training.dataset import Row, check_file, load_questions
 from training.description import QUESTIONS_FILE, ROWS_FILE, ExpertDescription, load_descriptions
@@ -32,6 +33,7 @@ class Prepared:
     experts_path: Path
     description: ExpertDescription
     rows: list[Row]
+    """What is trained on: the expert's rows, then its anchors."""
     base: ServedBase
     weights: str
     python: Path
@@ -85,6 +87,8 @@ def _read(recipe_path: Path, expert: str, experts_path: Path) -> tuple[Recipe, E
     questions = load_questions(description.data / QUESTIONS_FILE)
     # Lengths are the plan's: it counts them as LlamaFactory does.
     rows = check_file(description.data / ROWS_FILE, terms=description.terms, questions=questions, cutoff_tokens=None)
+    if description.anchors is not None:
+        rows += load_anchors(description.anchors, rows, terms=description.terms, questions=questions)
     return recipe, description, rows
 
 

@@ -17,7 +17,7 @@ from training.archive import CONVERTER_BUILD
 from training.card import render_card
 from training.convert_checks import read_checks
 from training.dataset import load_rows
-from training.description import EXAMPLES_FILE, QUESTIONS_FILE, ROWS_FILE, ExpertDescription
+from training.description import ANCHORS_FILE, EXAMPLES_FILE, QUESTIONS_FILE, ROWS_FILE, ExpertDescription
 from training.errors import PublishError
 from training.files import read_json, replace_file, write_text
 from training.run import Run, State
@@ -85,7 +85,9 @@ def _same(published: Manifest, manifest: Manifest) -> bool:
 def _replace_version(run: Run, manifest: Manifest, folder: Path) -> None:
     abandon_rollback(folder)
     recipe = read_yaml(run.recipe_path)
-    card = render_card(manifest, recipe, len(load_rows(run.folder / ROWS_FILE)))
+    anchors = run.folder / ANCHORS_FILE
+    counts = (len(load_rows(run.folder / ROWS_FILE)), len(load_rows(anchors)) if anchors.is_file() else 0)
+    card = render_card(manifest, recipe, *counts)
     sources = {ADAPTER_FILE: run.gguf_path, **_data_files(run)}
     staged = {name: stage(source, folder / name) for name, source in sources.items()}
     keep_previous(folder)
@@ -138,6 +140,7 @@ def _manifest(run: Run) -> Manifest:
                 "generation": description.generation,
                 "targets": description.targets,
                 "recipe_sha256": facts["recipe_sha256"],
+                "anchors_sha256": facts.get("anchors_sha256"),
                 "converter": CONVERTER_BUILD,
                 "results": {**measurement["results"], "parity": parity},
             }

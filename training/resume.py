@@ -13,7 +13,7 @@ from typing import Any
 
 from gateway.experts import file_sha256
 from training.dataset_format import load_dataset
-from training.description import ROWS_FILE, load_descriptions
+from training.description import ANCHORS_FILE, ROWS_FILE, load_descriptions
 from training.environment import find_environment
 from training.errors import TrainError
 from training.run import Run, State
@@ -64,6 +64,7 @@ def _refuse_tampering(run: Run) -> None:
     kept = {
         "recipe_sha256": run.recipe_path,
         "dataset_sha256": run.folder / ROWS_FILE,
+        "anchors_sha256": run.folder / ANCHORS_FILE,
         "config_sha256": run.config_path,
     }
     for key, path in kept.items():
@@ -78,10 +79,12 @@ def _refuse_tampering(run: Run) -> None:
 def changes_since(run: Run) -> list[str]:
     """Say what a person changed since the run began; what was moved away since counts as unchanged."""
     facts = run.facts()
+    anchors = facts["description"].get("anchors")
     return [
         *_recipe_changes(Path(facts["recipe_path"]), run.recipe_path),
         *_description_changes(facts),
         *_row_changes(Path(facts["description"]["data"]) / ROWS_FILE, run.folder / ROWS_FILE),
+        *(_row_changes(Path(anchors), run.folder / ANCHORS_FILE) if anchors else ()),
         *_environment_changes(facts),
     ]
 

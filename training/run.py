@@ -8,7 +8,7 @@ Owns the directory's layout and its status; knows nothing of LlamaFactory.
     progress.jsonl    one line a step                    loss.png         the loss over the steps
     adapter/          PEFT adapter, checkpoints          adapter.gguf     converted adapter
     checks.json       parity and template                measurement.json answers and hit rate
-    dataset.json, questions.jsonl, examples.jsonl        as they stood when the run began
+    dataset.json, questions.jsonl, examples.jsonl, anchors.json      as they stood when the run began
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from gateway.experts import file_sha256
 from training.checkpoints import last_checkpoint, remove_checkpoints, step_of
 from training.children import CHILD_SCRIPTS, start_child
 from training.dataset import DATASET_NAME, write_dataset
-from training.description import EXAMPLES_FILE, QUESTIONS_FILE, ROWS_FILE
+from training.description import ANCHORS_FILE, EXAMPLES_FILE, QUESTIONS_FILE, ROWS_FILE
 from training.errors import TrainError
 from training.files import read_json, write_json, write_text
 from training.follow import StopRequests, follow, read_progress
@@ -62,6 +62,8 @@ def create_run(prepared: Prepared, runs_dir: Path) -> Run:
     shutil.copyfile(prepared.recipe_path, run.recipe_path)
     for name in (QUESTIONS_FILE, EXAMPLES_FILE, ROWS_FILE):
         shutil.copyfile(prepared.description.data / name, run.folder / name)
+    if prepared.description.anchors is not None:
+        shutil.copyfile(prepared.description.anchors, run.folder / ANCHORS_FILE)
     write_dataset(prepared.rows, run.dataset_dir)
     config = prepared.recipe.render(
         model=prepared.weights, dataset_dir=run.dataset_dir, dataset=DATASET_NAME, output_dir=run.adapter_dir
@@ -80,6 +82,7 @@ def _facts(run: Run, prepared: Prepared) -> dict[str, Any]:
         "experts_path": str(prepared.experts_path.resolve()),
         "recipe_sha256": recipe_sha256(run.recipe_path),
         "dataset_sha256": file_sha256(run.folder / ROWS_FILE),
+        **({"anchors_sha256": file_sha256(run.folder / ANCHORS_FILE)} if prepared.description.anchors else {}),
         "config_sha256": file_sha256(run.config_path),
         "base": prepared.base.identity.model_dump(),
         "served_gguf": str(prepared.base.path),

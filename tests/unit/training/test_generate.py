@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from unit.training.scripted_endpoint import ScriptedEndpoint
 
 from training.dataset_format import load_dataset
 from training.dataset_row import Row
+from training.endpoint import Endpoint
 from training.errors import DatasetError, RecipeError
 from training.generate_journal import Journal
 from training.generate_judge import Judge, Tally
@@ -171,44 +172,26 @@ def test_the_tally_reports_a_rate() -> None:
 
 # -- paraphrases ------------------------------------------------------------------------------------------------------
 
-Reply = Callable[[int, dict[str, Any]], str | int]
-
-
-class Endpoint:
-    """An OpenAI-compatible endpoint that answers by a function of the request's number; an integer is a status."""
-
-    def __init__(self, reply: Reply) -> None:
-        self.requests: list[httpx.Request] = []
-        self._reply = reply
-        self.client = httpx.Client(transport=httpx.MockTransport(self._answer))
-
-    def _answer(self, request: httpx.Request) -> httpx.Response:
-        self.requests.append(request)
-        reply = self._reply(len(self.requests), json.loads(request.content))
-        if isinstance(reply, int):
-            return httpx.Response(reply, text="no such model")
-        return httpx.Response(200, json={"choices": [{"message": {"content": reply}}]})
-
 
 def otherwise(number: int, body: dict[str, Any]) -> str:
     words = f"{number * 7919:x} {number * 104729:x} {number * 1299709:x}"
     return json.dumps({"question": f"What about {words}?", "answer": f"Verdania knows {words}."})
 
 
-def paraphrase(topic: Path, endpoint: Endpoint, **options: Any) -> Generated:
+def paraphrase(topic: Path, endpoint: ScriptedEndpoint, **options: Any) -> Generated:
     with endpoint.client:
         return generate(
             topic,
             topic.parent / "out.jsonl",
             GenerateOptions(**{"rows": 4, "variants": 1, "attempts": 2} | options),
             EXPECTED,
-            paraphraser=Paraphraser(endpoint.client, "http://gateway/v1/", "base", "key"),
+            paraphraser=Paraphraser(Endpoint(endpoint.client, "http://gateway/v1/", "base", "key")),
             source="gateway base",
         )
 
 
 def test_paraphrases_are_added_in_the_family_of_their_row(topic: Path) -> None:
-    endpoint = Endpoint(otherwise)
+    endpoint = ScriptedEndpoint(otherwise)
     made = paraphrase(topic, endpoint)
     dataset = load_dataset(made.path)
     assert made.rows == len(dataset.rows) == 8
@@ -239,7 +222,7 @@ REJECTED = [
 
 @pytest.mark.parametrize(("reply", "reason"), REJECTED)
 def test_a_bad_paraphrase_is_tried_again_then_left_out(topic: Path, reply: str, reason: str) -> None:
-    endpoint = Endpoint(lambda number, body: reply)
+    endpoint = ScriptedEndpoint(lambda number, body: reply)
     made = paraphrase(topic, endpoint)
     assert made.rows == 4
     assert made.paraphrases.as_dict() == {"made": 8, "accepted": 0, "rate": 0.0, "rejected": {reason: 8}}
@@ -248,41 +231,41 @@ def test_a_bad_paraphrase_is_tried_again_then_left_out(topic: Path, reply: str, 
 
 def test_a_row_that_repeats_its_model_is_left_out(topic: Path) -> None:
     reply = '{"question": "Always the same?", "answer": "Verdania."}'
-    made = paraphrase(topic, Endpoint(lambda number, body: reply))
+    made = paraphrase(topic, ScriptedEndpoint(lambda number, body: reply))
     assert (made.rows, made.paraphrases.rejected) == (5, Counter({"duplicate": 6}))
 
 
 def test_an_endpoint_that_refuses_stops_and_the_same_command_goes_on(topic: Path) -> None:
     out = topic.parent / "out.jsonl"
     with pytest.raises(DatasetError, match=r"http://gateway/v1/chat/completions: status 404: no such model"):
-        paraphrase(topic, Endpoint(lambda number, body: otherwise(number, body) if number < 3 else 404))
+        paraphrase(topic, ScriptedEndpoint(lambda number, body: otherwise(number, body) if number < 3 else 404))
     assert not out.exists()
     journal = out.with_name("out.jsonl.journal.jsonl")
     with journal.open("ab") as file:
         file.write(b'{"draft": 2, "vari')
-    again = Endpoint(lambda number, body: otherwise(number + 2, body))
+    again = ScriptedEndpoint(lambda number, body: otherwise(number + 2, body))
     made = paraphrase(topic, again)
     assert len(again.requests) == 2
     resumed = made.path.read_bytes()
     assert str(made.paraphrases) == "4 of 4 accepted (100.0%)"
-    assert resumed == paraphrase(topic, Endpoint(otherwise), force=True).path.read_bytes()
+    assert resumed == paraphrase(topic, ScriptedEndpoint(otherwise), force=True).path.read_bytes()
     assert not journal.exists()
 
 
 def test_other_settings_do_not_go_on_with_a_journal(topic: Path) -> None:
-    broken = Endpoint(lambda number, body: otherwise(number, body) if number < 3 else 500)
+    broken = ScriptedEndpoint(lambda number, body: otherwise(number, body) if number < 3 else 500)
     with pytest.raises(DatasetError, match="status 500"):
         paraphrase(topic, broken)
     with pytest.raises(DatasetError, match="belongs to other settings"):
-        paraphrase(topic, Endpoint(otherwise), seed=8)
-    assert paraphrase(topic, Endpoint(otherwise), seed=8, restart=True).rows == 8
+        paraphrase(topic, ScriptedEndpoint(otherwise), seed=8)
+    assert paraphrase(topic, ScriptedEndpoint(otherwise), seed=8, restart=True).rows == 8
 
 
 def test_an_endpoint_that_is_not_there_is_named(topic: Path) -> None:
     def refuse(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("Connection refused")
 
-    endpoint = Endpoint(otherwise)
+    endpoint = ScriptedEndpoint(otherwise)
     endpoint.client = httpx.Client(transport=httpx.MockTransport(refuse))
     with pytest.raises(DatasetError, match="Connection refused: is the gateway running"):
         paraphrase(topic, endpoint)
