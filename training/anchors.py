@@ -34,9 +34,9 @@ MIN_WORDS = 3
 
 @dataclass(frozen=True)
 class AnchorOptions:
-    """`count` texts are drawn with `seed`, half of them near misses as far as there are any."""
+    """`count` texts are drawn with `seed`."""
 
-    count: int = 140
+    count: int = 70
     seed: int = 7
     max_tokens: int = 90
     force: bool = False
@@ -71,7 +71,7 @@ def make_anchors(texts_path: Path, out: Path, options: AnchorOptions, endpoint: 
     """Ask an endpoint's base for short greedy answers to texts of no expert, and write them as rows.
 
     Args:
-        texts_path: JSONL of {"text": …}, with "near" for near misses, such as the router's out-of-scope texts.
+        texts_path: JSONL of {"text": …}, such as the router's out-of-scope texts; rows with "near" are left out.
 
     Raises:
         DatasetError: a mistake in the file or in a number, a file in the way, or no endpoint.
@@ -96,14 +96,9 @@ def make_anchors(texts_path: Path, out: Path, options: AnchorOptions, endpoint: 
 
 
 def _draw(texts: Sequence[tuple[str, str | None]], options: AnchorOptions) -> list[str]:
-    chance = random.Random(options.seed)
-    near, far = ([text for text, near in texts if (near is not None) is side] for side in (True, False))
-    for side in (near, far):
-        chance.shuffle(side)
-    half = min(len(near), max(options.count // 2, options.count - len(far)))
-    drawn = near[:half] + far[: options.count - half]
-    chance.shuffle(drawn)
-    return drawn
+    """Near misses are left out: so close to the domain they teach the expert to be silent in it."""
+    far = [text for text, near in texts if near is None]
+    return random.Random(options.seed).sample(far, min(options.count, len(far)))
 
 
 def _whole_sentences(text: str, ended: bool) -> str:

@@ -99,7 +99,7 @@ def _add_anchors(parser: argparse.ArgumentParser) -> None:
         "texts", type=Path, metavar="TEXTS.jsonl", help='texts of no expert, {"text": …} a line; "near" for near misses'
     )
     add("--out", type=Path, required=True, metavar="FILE.json", help="the rows")
-    add("--count", type=int, default=kept.count, help="texts drawn, half of them near misses (%(default)s)")
+    add("--count", type=int, default=kept.count, help="texts drawn, near misses left out (%(default)s)")
     add("--seed", type=int, default=kept.seed, help="the same seed, the same texts (%(default)s)")
     add("--max-tokens", type=int, default=kept.max_tokens, help="of an answer (%(default)s)")
     add("--force", action="store_true", help="replace the file if it stands there")
