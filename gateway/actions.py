@@ -38,6 +38,7 @@ class RejectReason(enum.Enum):
     DEADLINE = "deadline"
     SHUTDOWN = "shutdown"
     TOO_WIDE = "too_wide"
+    WITHDRAWN = "withdrawn"
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,15 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from .actions import Action, Grant, Lease, Reject, RejectReason, Request, Retired, Swap
-from .errors import BackendError, GatewayError, InvalidRequest, LeaseTimeout, QueueFull, ShuttingDown
+from .errors import (
+    BackendError,
+    ExpertNotFound,
+    GatewayError,
+    InvalidRequest,
+    LeaseTimeout,
+    QueueFull,
+    ShuttingDown,
+)
 from .scheduler import Scheduler
 
 __all__ = ["Activator", "HeldLease", "LeaseObserver", "LeasePool"]
@@ -164,6 +172,10 @@ class LeasePool:
         """A backend now serves other experts; what runs on it goes on."""
         self._perform(self.scheduler.set_experts(name, experts, self._clock()))
 
+    def withdraw(self, expert: str) -> None:
+        """An expert is no longer served: who waits for it hears so at once."""
+        self._perform(self.scheduler.withdraw(expert, self._clock()))
+
     def retire(self, name: str) -> None:
         self._perform(self.scheduler.retire(name, self._clock()))
 
@@ -235,6 +247,8 @@ class LeasePool:
                 widest = max((b.slots.at_once for b in self.scheduler.backends.values()), default=0)
                 message = f"This request asks for {request.width} answers at once; at most {widest} are allowed."
                 return InvalidRequest(message, param="n")
+            case RejectReason.WITHDRAWN:
+                return ExpertNotFound(f"The model {request.expert!r} is no longer served.", param="model")
             case RejectReason.SHUTDOWN:
                 return ShuttingDown("The gateway is shutting down.", retry_after_s=retry_after_s)
 

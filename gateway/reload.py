@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,12 +54,14 @@ class Reloader:
         self._registry = registry
         self._retry_refused = retry_refused
         self._loaded: dict[str, tuple[str, float]] = {}
+        self._pool: LeasePool | None = None
         self._reloading = asyncio.Lock()
 
     def refuse(self, name: str, reason: str) -> None:
         """The engine could not keep an expert: out of service until a reload, which will try it again."""
         self._registry.reject(name, reason)
         self._loaded.pop(name, None)
+        self._withdraw({name})
 
     async def open(self, engine: Engine, pool: LeasePool) -> Router | None:
         """Start the engine with what is there, then the router.
@@ -67,6 +69,7 @@ class Reloader:
         Raises:
             ConfigError, BackendStartError: one of them cannot be had.
         """
+        self._pool = pool
         found = await asyncio.to_thread(self._scan)
         log.info("starting the engine", extra={"experts": len(found.experts)})
         refused = await engine.start(pool, list(found.experts.values()))
@@ -113,7 +116,15 @@ class Reloader:
     def _register(self, found: Scanned, refused: Mapping[str, str]) -> None:
         good = {name: expert for name, expert in found.experts.items() if name not in refused}
         rejected = [*found.rejected, *(Rejected(name, reason) for name, reason in sorted(refused.items()))]
+        before = {expert.name for expert in self._registry}
         self._registry.replace(good, rejected)
+        self._withdraw(before - good.keys())
         self._loaded = {n: w for n, w in found.weights.items() if not (self._retry_refused and n in refused)}
         for row in rejected:
             log.error("expert refused: %s", row.reason, extra={"expert": row.name})
+
+    def _withdraw(self, names: Set[str]) -> None:
+        """Whoever waits for one of them would wait in vain."""
+        for name in sorted(names):
+            if self._pool is not None:
+                self._pool.withdraw(name)

@@ -16,7 +16,8 @@ Rules, as numbered in docs/ARCHITECTURE.md:
    leases have drained, the backend swaps to the expert that has waited longest.
 6. Within an expert: first come, first served.
 7. A deadline passed in the queue: rejected. A client gone, in whatever state: its place or lease is freed.
-8. A backend that went down loses its leases; the waiting requests stay in the queue for the next backend.
+8. A backend that went down loses its leases; the waiting requests stay in the queue for the next backend. Those for an
+   expert that is no longer served at all are rejected.
 9. Shutdown: nothing more is accepted, the queue is rejected, running leases end by themselves.
 
 An expert "has waited" since its oldest waiter arrived, or since its own last turn ended, whichever is later. So a
@@ -192,6 +193,11 @@ class Scheduler:
         if name in self.backends:
             self.backends[name].experts = frozenset(experts)
         return self._schedule(now)
+
+    def withdraw(self, expert: str, now: float) -> list[Action]:
+        """An expert is no longer served: who waits for it is rejected, what runs goes on (rule 8)."""
+        waiting = self._waiting.pop(expert, _Waiting())
+        return [*(Reject(r, RejectReason.WITHDRAWN) for r in waiting.requests), *self._schedule(now)]
 
     def retire(self, name: str, now: float) -> list[Action]:
         """Grant nothing more on this backend; ``Retired`` follows when its leases have drained."""

@@ -12,7 +12,15 @@ from typing import Any
 import pytest
 from unit.fakes import ManualClock, ScriptedActivator
 
-from gateway.errors import BackendError, GatewayError, InvalidRequest, LeaseTimeout, QueueFull, ShuttingDown
+from gateway.errors import (
+    BackendError,
+    ExpertNotFound,
+    GatewayError,
+    InvalidRequest,
+    LeaseTimeout,
+    QueueFull,
+    ShuttingDown,
+)
 from gateway.leases import HeldLease, LeasePool
 from gateway.pace import Pace
 from gateway.scheduler import Scheduler
@@ -266,6 +274,18 @@ async def test_a_full_queue_is_429_with_retry_after(limits: dict[str, int], code
     assert ("rejected", "a", code) in world.observer.seen
     first.release()
     (await waiting).release()
+    assert repr(world.pool) == NOTHING_HELD
+
+
+async def test_a_waiter_for_an_expert_taken_out_of_service_gets_404_at_once() -> None:
+    world = World()
+    world.backend()
+    async with await world.acquire("a"):
+        waiter = asyncio.ensure_future(world.acquire("a"))
+        await asyncio.sleep(0)
+        world.pool.withdraw("a")
+        with pytest.raises(ExpertNotFound, match="'a' is no longer served"):
+            await waiter
     assert repr(world.pool) == NOTHING_HELD
 
 

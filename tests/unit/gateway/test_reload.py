@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -50,8 +51,11 @@ class World:
             raise self.failure
         return {name: why for name, why in self.refused.items() if name in {expert.name for expert in experts}}
 
+    def withdraw(self, expert: str) -> None:
+        self.done.append(("withdrawn", expert))
+
     async def open(self) -> None:
-        self.selector.router = await self.reloader.open(cast("Engine", self), cast("LeasePool", None))
+        self.selector.router = await self.reloader.open(cast("Engine", self), cast("LeasePool", self))
         self.done.clear()
 
     async def reload(self) -> dict[str, Any]:
@@ -138,3 +142,11 @@ async def test_an_expert_lost_at_a_restart_is_brought_back_by_a_reload(world: Wo
     assert world.served == ["cycling"]
     assert (await world.reload())["engine_replaced"] is True
     assert world.served == world.routes == ["baking", "cycling"]
+
+
+async def test_who_waits_for_an_expert_that_is_gone_hears_so(world: World) -> None:
+    shutil.rmtree(world.root / "cycling")
+    await world.reload()
+    assert ("withdrawn", "cycling") in world.done
+    world.reloader.refuse("baking", "the engine cannot load it")
+    assert world.done[-1] == ("withdrawn", "baking")

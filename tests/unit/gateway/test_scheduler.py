@@ -440,6 +440,17 @@ def test_events_of_unknown_backends_are_ignored() -> None:
     assert [made.swap_done("x", 0.0), made.backend_down("x", 0.0), made.retire("x", 0.0)] == [[], [], []]
 
 
+def test_rule_8_who_waits_for_an_expert_that_is_no_longer_served_is_rejected() -> None:
+    made, lease = active(slots=1)
+    mine, other = request(1, "a"), request(2, "b")
+    made.submit(mine, 0.0)
+    made.submit(other, 0.0)
+    assert made.withdraw("a", 1.0) == [Reject(mine, RejectReason.WITHDRAWN)]
+    assert list(made.leases) == [lease.id]
+    assert made.release(lease.id, 2.0) == [Swap("b0", "b")]
+    assert made.withdraw("c", 3.0) == []
+
+
 # -- rule 9: shutdown ---------------------------------------------------------------------------------------------
 
 
