@@ -33,7 +33,7 @@ from serving import finish, percentile, print_table
 from gateway.base import Kind, default_cache_dir, resolve
 from gateway.routing import RouterFactory, Source, read_examples, read_rows
 from gateway.settings import Settings
-from router import OnnxEmbedder, Router, ensure_encoder, load_or_fit
+from router import OnnxEmbedder, Router, ensure_encoder, fit, load_current
 
 ROOT = Path(__file__).parents[1]
 WORDS = (8, 25, 200)
@@ -185,14 +185,13 @@ def main() -> None:
     source = read_source(ROOT / "experts")
     factory = RouterFactory(arguments.encoder, None, cache_dir, threads=arguments.threads)
     started = time.monotonic()
-    fitted, fresh = load_or_fit(
-        cache_dir / "router" / "benchmark-speed.npz",
-        source.examples,
-        source.negatives,
-        factory.bulk(embedder),
-        passages=source.passages,
-    )
-    fit_s = round(time.monotonic() - started, 1) if fresh else None
+    path = cache_dir / "router" / "benchmark-speed.npz"
+    fitted = load_current(path, source.examples, source.negatives, embedder, passages=source.passages)
+    fit_s = None
+    if fitted is None:
+        fitted = fit(source.examples, source.negatives, factory.bulk(embedder), passages=source.passages)
+        fitted.save(path)
+        fit_s = round(time.monotonic() - started, 1)
 
     async def run(peer: Peer | None) -> dict[str, Any]:
         router = Router(fitted, embedder, workers=arguments.threads)

@@ -73,6 +73,7 @@ async def open_gateway(settings: Settings, *, progress: bool = True) -> AsyncIte
             stack.callback(label_log.close)
         base = await asyncio.to_thread(_resolve_base, settings, progress)
         routers = router_factory(settings)
+        stack.callback(routers.close)
         sections = settings.engine.each()
         reloader = Reloader(
             lambda: _scan(settings, base),

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from router import (
+    ApartFitter,
     ArtifactError,
     BulkEmbedder,
     Embedder,
@@ -25,7 +26,7 @@ from router import (
     RouterError,
     ensure_encoder,
     find_overlap,
-    load_or_fit,
+    load_current,
     load_reference,
 )
 
@@ -121,6 +122,7 @@ class RouterFactory:
         self._max_batch = max_batch
         self.false_abstain = false_abstain
         self._opened: dict[str, OnnxEmbedder] = {}
+        self._fitter = ApartFitter()
 
     def build(self, experts: Sequence[Expert], *, remembers: bool = True) -> Router | None:
         """Make a router; None when there are no experts.
@@ -196,31 +198,42 @@ class RouterFactory:
         Raises:
             ConfigError: encoder or examples cannot be used.
         """
-        source = self.read_source(experts)
+        source, embedder = self.read_source(experts), self.open_encoder(self.encoder)
+        path = self._path(experts)
+        stored = load_current(
+            path,
+            source.examples,
+            source.negatives,
+            embedder,
+            passages=source.passages,
+            max_false_abstain=self.false_abstain,
+        )
+        if stored is not None:
+            return stored, embedder
         started = time.monotonic()
-        embedder = self.open_encoder(self.encoder)
-        bulk = self.bulk(embedder)
         try:
-            fitted, refitted = load_or_fit(
-                self._path(experts),
+            fitted, reference = self._fitter.fit(
                 source.examples,
                 source.negatives,
-                bulk,
+                embedder,
                 passages=source.passages,
                 max_false_abstain=self.false_abstain,
+                workers=self._threads,
                 progress=True,
             )
-            if refitted:
-                reference = Reference.build(source.examples, source.negatives, bulk)
-                reference.save(self._path(experts, "examples.npz"))
         except RouterError as error:
             raise ConfigError(f"router: {error}") from error
-        if refitted:
-            seconds = round(time.monotonic() - started, 1)
-            log.info("router fitted", extra={"routes": len(source.examples), "seconds": seconds})
-            for warning in [*fitted.warnings, *find_overlap(reference).warnings()]:
-                log.warning("%s", warning)
+        fitted.save(path)
+        reference.save(self._path(experts, "examples.npz"))
+        seconds = round(time.monotonic() - started, 1)
+        log.info("router fitted", extra={"routes": len(source.examples), "seconds": seconds})
+        for warning in [*fitted.warnings, *find_overlap(reference).warnings()]:
+            log.warning("%s", warning)
         return fitted, embedder
+
+    def close(self) -> None:
+        """End a fit that runs in another thread; it raises there."""
+        self._fitter.close()
 
     def bulk(self, embedder: Embedder) -> BulkEmbedder:
         """An embedder for many texts, with progress on a terminal."""

@@ -3,13 +3,14 @@
 Knows text and scores, nothing of HTTP, llama.cpp or where examples are stored. Importing it loads numpy only.
 """
 
+from router.apart import ApartFitter
 from router.artifact import FittedRouter, Provenance, load_artifact
 from router.bulk import BulkEmbedder
 from router.embedding import Embedder, OnnxEmbedder, ensure_encoder
 from router.errors import ArtifactError, EmbeddingError, RouterError
 from router.evaluate import Decided, Evaluation, Labelled, decide_all, summarise
 from router.explain import Explanation
-from router.fit import fit, load_or_fit
+from router.fit import fit, load_current
 from router.overlap import Overlap, find_overlap
 from router.reference import Neighbour, Reference, load_reference
 from router.report import render_report
@@ -17,6 +18,7 @@ from router.router import Router
 from router.types import Reason, RouteDecision
 
 __all__ = [
+    "ApartFitter",
     "ArtifactError",
     "BulkEmbedder",
     "Decided",
@@ -40,7 +42,7 @@ __all__ = [
     "find_overlap",
     "fit",
     "load_artifact",
-    "load_or_fit",
+    "load_current",
     "load_reference",
     "render_report",
     "summarise",

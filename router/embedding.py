@@ -77,6 +77,7 @@ class OnnxEmbedder:
             EmbeddingError: the directory is missing, damaged or of another format.
         """
         manifest = _read_manifest(model_dir)
+        self.folder = model_dir
         self.source: str = manifest["source"]
         """Name of what it was made from: for messages."""
         self.dim: int = manifest["dim"]

@@ -100,7 +100,7 @@ def fit(
     return FittedRouter(witnesses, policy, provenance, metrics | more, checked.warnings)
 
 
-def load_or_fit(
+def load_current(
     path: Path,
     examples: Mapping[str, Sequence[str]],
     negatives: Sequence[str],
@@ -109,37 +109,16 @@ def load_or_fit(
     passages: Mapping[str, Sequence[str]] | None = None,
     seed: int = 0,
     max_false_abstain: float = 0.05,
-    progress: bool = False,
-) -> tuple[FittedRouter, bool]:
-    """Return the router at `path`, or fit and save it there when it is missing, damaged or made from other input.
-
-    Returns:
-        The router, and whether it was fitted now.
-
-    Raises:
-        RouterError, EmbeddingError: as `fit`.
-    """
+) -> FittedRouter | None:
+    """Return the router at `path`; None when it is missing, damaged or made from other input than this."""
     wanted = Provenance.describe(
         examples, negatives, passages or {}, embedder.fingerprint, seed=seed, max_false_abstain=max_false_abstain
     )
     try:
         stored = load_artifact(path)
     except ArtifactError:
-        pass
-    else:
-        if stored.provenance == wanted:
-            return stored, False
-    fitted = fit(
-        examples,
-        negatives,
-        embedder,
-        passages=passages,
-        seed=seed,
-        max_false_abstain=max_false_abstain,
-        progress=progress,
-    )
-    fitted.save(path)
-    return fitted, True
+        return None
+    return stored if stored.provenance == wanted else None
 
 
 def _embed(checked: Checked, routes: Sequence[str], embedder: Embedder, seed: int) -> Corpus:

@@ -36,7 +36,7 @@ class Router:
         """Join a fitted router with the encoder it was fitted on.
 
         Args:
-            fitted: from `fit`, `load_artifact` or `load_or_fit`.
+            fitted: from `fit` or `load_artifact`.
             embedder: the same encoder.
             cache_size: texts remembered, about 2 kB each.
             max_batch: most texts a worker thread takes at once.

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 from unit.router.word_embedder import WordEmbedder, examples, negatives
 
-from router import ArtifactError, FittedRouter, RouterError, load_artifact, load_or_fit
+from router import ArtifactError, FittedRouter, RouterError, fit, load_artifact, load_current
 
 
 def test_a_saved_router_judges_as_before(fitted: FittedRouter, embedder: WordEmbedder, tmp_path: Path) -> None:
@@ -111,46 +110,46 @@ def small_examples() -> dict[str, list[str]]:
     return {route: texts[:12] for route, texts in examples().items()}
 
 
-def test_a_router_is_fitted_once_for_the_same_input(embedder: WordEmbedder, tmp_path: Path) -> None:
-    path = tmp_path / "router.npz"
-    first, refitted = load_or_fit(path, small_examples(), negatives()[:12], embedder)
-    assert refitted
+def test_a_router_is_current_for_the_input_that_it_was_fitted_on(embedder: WordEmbedder, tmp_path: Path) -> None:
+    path, texts, outside = tmp_path / "router.npz", small_examples(), negatives()[:12]
+    assert load_current(path, texts, outside, embedder) is None
+    first = fit(texts, outside, embedder)
+    first.save(path)
     embedder.batches.clear()
-    second, refitted = load_or_fit(path, small_examples(), negatives()[:12], embedder)
-    assert not refitted
-    assert embedder.batches == []
+    second = load_current(path, texts, outside, embedder)
+    assert second is not None
     assert second.provenance == first.provenance
+    assert embedder.batches == []
 
 
-def test_a_damaged_file_is_fitted_again_and_replaced(embedder: WordEmbedder, tmp_path: Path) -> None:
+def test_a_damaged_file_is_not_current(embedder: WordEmbedder, tmp_path: Path) -> None:
     path = tmp_path / "router.npz"
     path.write_bytes(b"PK nonsense")
-    assert load_or_fit(path, small_examples(), [], embedder)[1] is True
-    assert zipfile.is_zipfile(path)
-    assert load_or_fit(path, small_examples(), [], embedder)[1] is False
+    assert load_current(path, small_examples(), [], embedder) is None
 
 
 @pytest.mark.parametrize(
-    "changed", ["an example", "a new route", "negatives", "encoder", "seed", "max_false_abstain", "passages"]
+    "changed", ["nothing", "an example", "a new route", "negatives", "encoder", "seed", "max_false_abstain", "passages"]
 )
-def test_any_change_of_the_input_fits_again(tmp_path: Path, changed: str) -> None:
+def test_no_router_is_current_after_any_change_of_the_input(tmp_path: Path, changed: str) -> None:
     path, texts, outside = tmp_path / "router.npz", small_examples(), negatives()[:12]
-    load_or_fit(path, texts, outside, WordEmbedder())
+    fit(texts, outside, WordEmbedder()).save(path)
     if changed == "an example":
         texts["bread"][3] = "an entirely new sourdough text"
     if changed == "a new route":
         texts["guitar"] = ["tune my guitar", "guitar strings snapped"]
     if changed == "negatives":
         outside = outside[:-1]
-    embedder = WordEmbedder("words-2" if changed == "encoder" else "words-1")
-    seed = 1 if changed == "seed" else 0
-    allowed = 0.1 if changed == "max_false_abstain" else 0.05
-    passages = {"bread": ["an answer about dough"]} if changed == "passages" else None
-    for expected in (True, False):
-        _, refitted = load_or_fit(
-            path, texts, outside, embedder, passages=passages, seed=seed, max_false_abstain=allowed
-        )
-        assert refitted is expected
+    stored = load_current(
+        path,
+        texts,
+        outside,
+        WordEmbedder("words-2" if changed == "encoder" else "words-1"),
+        passages={"bread": ["an answer about dough"]} if changed == "passages" else None,
+        seed=1 if changed == "seed" else 0,
+        max_false_abstain=0.1 if changed == "max_false_abstain" else 0.05,
+    )
+    assert (stored is not None) == (changed == "nothing")
 
 
 def test_thresholds_of_single_routes_hold_for_them_alone_and_are_not_saved(

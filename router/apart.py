@@ -1,0 +1,135 @@
+"""Fit in a child process: a router that serves keeps its memory and its interpreter to itself meanwhile.
+
+Fitting takes some twenty seconds, loads scikit-learn, and would hold the interpreter lock while answers stream.
+The child ends with whoever started it: it watches its standard input. Command: `python -m router.apart`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from router.artifact import FittedRouter, load_artifact
+from router.bulk import BulkEmbedder
+from router.embedding import OnnxEmbedder
+from router.errors import RouterError
+from router.fit import fit
+from router.reference import Reference, load_reference
+
+__all__ = ["ApartFitter"]
+
+ROUTER, REFERENCE = "router.npz", "examples.npz"
+
+
+class ApartFitter:
+    """Fits one router after another, each in a child of its own. `fit` from any thread, `close` from another."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._child: subprocess.Popen[str] | None = None
+        self._closed = False
+
+    def fit(
+        self,
+        examples: Mapping[str, Sequence[str]],
+        negatives: Sequence[str],
+        embedder: OnnxEmbedder,
+        *,
+        passages: Mapping[str, Sequence[str]] | None = None,
+        seed: int = 0,
+        max_false_abstain: float = 0.05,
+        workers: int = 1,
+        progress: bool = False,
+    ) -> tuple[FittedRouter, Reference]:
+        """Do what `router.fit.fit` does, and gather the labelled texts with their vectors.
+
+        Args:
+            workers: threads that embed.
+
+        Raises:
+            RouterError: as `fit`; or the child was ended, by `close` or otherwise.
+        """
+        with tempfile.TemporaryDirectory(prefix="pointsman-fit-") as folder:
+            job = {
+                "encoder": str(embedder.folder.resolve()),
+                "examples": {name: list(texts) for name, texts in examples.items()},
+                "negatives": list(negatives),
+                "passages": {name: list(texts) for name, texts in (passages or {}).items()},
+                "seed": seed,
+                "max_false_abstain": max_false_abstain,
+                "workers": workers,
+                "progress": progress,
+                "folder": folder,
+            }
+            self._run(job)
+            return load_artifact(Path(folder) / ROUTER), load_reference(Path(folder) / REFERENCE)
+
+    def close(self) -> None:
+        """End a fit that runs, and refuse further ones."""
+        with self._lock:
+            self._closed = True
+            if self._child is not None:
+                self._child.kill()
+
+    def _run(self, job: dict[str, Any]) -> None:
+        with self._lock:
+            if self._closed:
+                raise RouterError("fitting was ended: the program stops")
+            # The working directory makes `router` importable from a checkout that is not installed.
+            child = self._child = subprocess.Popen(
+                [sys.executable, "-m", "router.apart"],
+                cwd=Path(__file__).parents[1],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+        assert child.stdin is not None
+        assert child.stdout is not None
+        try:
+            try:
+                child.stdin.write(json.dumps(job) + "\n")
+                child.stdin.flush()
+                refusal = child.stdout.read().strip()
+            except BrokenPipeError:  # ended before it had read all
+                refusal = ""
+            if child.wait() != 0:
+                raise RouterError(refusal or f"fitting was ended: exit code {child.returncode}")
+        finally:
+            child.kill()
+            child.wait()
+            child.stdin.close()
+            child.stdout.close()
+            with self._lock:
+                self._child = None
+
+
+def main() -> int:
+    """Fit what the first line of standard input describes; 1 with the reason on standard output when it cannot be."""
+    job = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_owner, daemon=True).start()
+    folder = Path(job["folder"])
+    try:
+        bulk = BulkEmbedder(OnnxEmbedder(Path(job["encoder"])), workers=job["workers"], progress=job["progress"])
+        given = {key: job[key] for key in ("passages", "seed", "max_false_abstain", "progress")}
+        fit(job["examples"], job["negatives"], bulk, **given).save(folder / ROUTER)
+        Reference.build(job["examples"], job["negatives"], bulk).save(folder / REFERENCE)
+    except RouterError as error:
+        print(error)
+        return 1
+    return 0
+
+
+def _end_with_owner() -> None:
+    sys.stdin.read()
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
