@@ -15,6 +15,8 @@ from gateway.scheduler import Scheduler
 __all__ = ["Arrival", "Simulator", "Truth"]
 
 _EPSILON = 1e-6
+_UNFAIR = 2
+"""Times the widest request: the slots that one key may have had more than another while both waited (Goyal, 1996)."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ class Simulator:
     own_waits: list[tuple[str, float]] = field(default_factory=list)
     """The same, counted from when the request came to the head, whatever its expert was doing."""
     placed_waits: list[tuple[int, float]] = field(default_factory=list)
-    """For each granted request: its place among its expert's waiters as it came, 1 first, and seconds to its grant."""
+    """For each granted request: its place among its key's waiters for its expert as it came, 1 first, and seconds to
+    its grant."""
     swaps: int = 0
     stopped: bool = False
     carried: set[int] = field(default_factory=set)
@@ -75,6 +78,8 @@ class Simulator:
     _arrivals: dict[int, Arrival] = field(default_factory=dict)
     _places: dict[int, int] = field(default_factory=dict)
     _queues: dict[str, list[Request]] = field(default_factory=dict)
+    _lead: dict[tuple[str, str, str], int] = field(default_factory=dict)
+    """(expert, key, other key): slots that the first had more than the other since both have waited."""
     _head_since: dict[str, float] = field(default_factory=dict)
     _turn_ended: dict[str, float] = field(default_factory=dict)
     _coming: list[tuple[float, int, str, tuple[object, ...]]] = field(default_factory=list)
@@ -90,7 +95,7 @@ class Simulator:
         self.requests.append(request)
         self._arrivals[id_] = what
         self._queues.setdefault(what.expert, []).append(request)
-        self._places[id_] = len(self._queues[what.expert])
+        self._places[id_] = sum(other.client == what.client for other in self._queues[what.expert])
         actions = self.scheduler.submit(request, self.now)
         if any(isinstance(action, Swap) and action.expert == request.expert for action in actions):
             self.carried.add(id_)
@@ -212,13 +217,14 @@ class Simulator:
                 self._head_since[expert] = self.now
             elif not queue:
                 self._head_since.pop(expert, None)
+        self._forget_leads()
         self.check()
 
     def _grant(self, lease: Lease) -> None:
         request, truth = lease.request, self.backends[lease.backend]
         assert request.id not in self.ended, "granted after its end"
         assert request.id not in self.granted, "granted twice"
-        assert request is self._queues[request.expert][0], "not first come, first served"
+        self._check_order(request)
         assert truth.in_service
         assert truth.active == request.expert, "granted on a backend where another expert is active"
         assert len(lease.slots) == len(set(lease.slots)) == request.width
@@ -227,7 +233,7 @@ class Simulator:
             assert 0 <= slot < truth.slots
             assert slot not in truth.held, "a slot holds two leases"
             truth.held[slot] = lease.id
-        self._queues[request.expert].pop(0)
+        self._queues[request.expert].remove(request)
         head = self._head_since.pop(request.expert, self.now)
         self.own_waits.append((request.expert, self.now - head))
         since = max(head, self._turn_ended.get(request.expert, 0.0))
@@ -238,6 +244,27 @@ class Simulator:
         assert len(truth.held) <= truth.at_once, "more at once than allowed"
         self.placed_waits.append((self._places[request.id], self.now - request.arrived_s))
         self._serve(lease)
+
+    def _check_order(self, request: Request) -> None:
+        """Rule 6: first come, first served within a key, and no key gets much more than another that waits too."""
+        queue = self._queues[request.expert]
+        mine = next(other for other in queue if other.client == request.client)
+        assert mine is request, "not first come, first served within its key"
+        widest = max(other.width for other in self.requests)
+        for other in {other.client for other in queue} - {request.client}:
+            there, back = (request.expert, request.client, other), (request.expert, other, request.client)
+            self._lead[there] = self._lead.get(there, 0) + request.width
+            self._lead[back] = self._lead.get(back, 0) - request.width
+            assert self._lead[there] <= _UNFAIR * widest, f"{request.client} is served before {other} again and again"
+
+    def _forget_leads(self) -> None:
+        """Only between keys that both wait is anything fair or unfair."""
+        waiting = {(request.expert, request.client) for queue in self._queues.values() for request in queue}
+        self._lead = {
+            (expert, one, other): lead
+            for (expert, one, other), lead in self._lead.items()
+            if {(expert, one), (expert, other)} <= waiting
+        }
 
     def _serve(self, lease: Lease) -> None:
         """An answer begins: it ends after its own time, whatever else runs."""
@@ -265,9 +292,15 @@ class Simulator:
         self.ended[request.id] = reason.value
 
     def _leave(self, request: Request) -> None:
-        if self._queues[request.expert][0] is request:
-            self._head_since.pop(request.expert, None)
         self._queues[request.expert].remove(request)
+        if not self._queues[request.expert]:
+            self._head_since.pop(request.expert, None)
+
+    def _head(self, queue: list[Request]) -> Request:
+        """Who would start next; the order itself is checked as it starts."""
+        head = self.scheduler.first(queue[0].expert)
+        assert head in queue
+        return head
 
     # -- what must hold between events ----------------------------------------------------------------------------
 
@@ -283,7 +316,7 @@ class Simulator:
         assert all(request.deadline_s > self.now for request in waiting), "a deadline passed in silence"
         wake = self.scheduler.next_event_s(self.now)
         assert wake is None or wake > self.now, "a busy loop"
-        heads = [queue[0] for queue in self._queues.values() if queue]
+        heads = [self._head(queue) for queue in self._queues.values() if queue]
         coming = {truth.swapping_to for truth in self.backends.values()}
         for name, truth in self.backends.items():
             if truth.in_service:
@@ -307,7 +340,8 @@ class Simulator:
                 (open_ if self.scheduler.backends[name].turn_open else closed).append(truth)
 
         def since(head: Request) -> float:
-            return max(head.arrived_s, self._turn_ended.get(head.expert, float("-inf")))
+            oldest = min(request.arrived_s for request in self._queues[head.expert])
+            return max(oldest, self._turn_ended.get(head.expert, float("-inf")))
 
         unserved = [h for h in heads if not any(t.active == h.expert and t.fits(h) for t in open_)]
         overdue = [h for h in unserved if self.now - since(h) > self.scheduler.pace.quantum_s + _EPSILON]

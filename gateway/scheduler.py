@@ -14,7 +14,7 @@ Rules, as numbered in docs/ARCHITECTURE.md:
    only passes through it, and is never turned away.
 5. A turn closes when another expert has waited longer than the quantum. A closed turn grants nothing more; when its
    leases have drained, the backend swaps to the expert that has waited longest.
-6. Within an expert: first come, first served.
+6. Within an expert: client keys take turns; within a key, first come, first served (``waiting.py``).
 7. A deadline passed in the queue: rejected. A client gone, in whatever state: its place or lease is freed.
 8. A backend that went down loses its leases; the waiting requests stay in the queue for the next backend. Those for an
    expert that is no longer served at all are rejected.
@@ -26,19 +26,19 @@ expert starts within ``quantum + swap + k * (longest lease + swap)`` on one back
 experts waiting or running, and the quantum is at most ``Pace.most_s``: the open turn closes after one quantum and
 drains; each of the at most k - 1 experts that have waited longer gets one closed turn of one batch. As many of an
 expert's waiters as the backend answers at once start with its head, so the n-th starts within ``ceil(n / at once)``
-times (that bound + the longest lease).
+times (that bound + the longest lease). Among m keys, a key's j-th waiter is at most the m * (j + 1)-th (rule 6).
 """
 
 from __future__ import annotations
 
 import enum
-from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from .actions import Action, Grant, Lease, Reject, RejectReason, Request, Retired, Swap
 from .pace import Pace
 from .slots import Slots
+from .waiting import Waiting
 
 __all__ = ["Backend", "Scheduler"]
 
@@ -78,17 +78,6 @@ class Backend:
         return request.expert in self.experts and request.width <= self.slots.at_once
 
 
-@dataclass(slots=True)
-class _Waiting:
-    """The waiters of one expert, first come first (rule 6), and when its last turn ended."""
-
-    requests: deque[Request] = field(default_factory=deque)
-    turn_ended_s: float = float("-inf")
-
-    def since(self) -> float:
-        return max(self.requests[0].arrived_s, self.turn_ended_s)
-
-
 class Scheduler:
     """See the module's docstring. Every event method returns the actions to perform, in order.
 
@@ -102,7 +91,7 @@ class Scheduler:
         self.max_queue_per_client = max_queue_per_client
         self.backends: dict[str, Backend] = {}
         self.leases: dict[int, Lease] = {}
-        self._waiting: dict[str, _Waiting] = {}
+        self._waiting: dict[str, Waiting] = {}
         self._next_lease = 0
         self._shutdown = False
 
@@ -110,14 +99,18 @@ class Scheduler:
 
     @property
     def queued(self) -> int:
-        return sum(len(waiting.requests) for waiting in self._waiting.values())
+        return sum(len(waiting) for waiting in self._waiting.values())
+
+    def first(self, expert: str) -> Request:
+        """The waiter of ``expert`` that starts next (rule 6); there must be one."""
+        return self._waiting[expert].first
 
     def queued_by_expert(self) -> dict[str, int]:
-        return {expert: len(waiting.requests) for expert, waiting in self._waiting.items()}
+        return {expert: len(waiting) for expert, waiting in self._waiting.items()}
 
     def next_event_s(self, now: float) -> float | None:
         """When ``tick`` must be called at the latest: the next deadline or the next end of a quantum after ``now``."""
-        times = [request.deadline_s for waiting in self._waiting.values() for request in waiting.requests]
+        times = [request.deadline_s for waiting in self._waiting.values() for request in waiting]
         if any(backend.turn_open and backend.running for backend in self.backends.values()):
             times += [self._waiting[expert].since() + self.pace.quantum_s for expert in self._unserved()]
         return min((time for time in times if time > now), default=None)
@@ -127,7 +120,7 @@ class Scheduler:
     def submit(self, request: Request, now: float) -> list[Action]:
         if self._shutdown:
             return [Reject(request, RejectReason.SHUTDOWN)]
-        self._waiting.setdefault(request.expert, _Waiting()).requests.append(request)
+        self._waiting.setdefault(request.expert, Waiting()).add(request)
         actions = self._schedule(now)
         if any(isinstance(a, Grant) and a.lease.request is request for a in actions):
             return actions
@@ -135,15 +128,15 @@ class Scheduler:
             return actions  # a backend is made ready for it: it only passes through the queue
         reason = self._over_limit(request)
         if reason is not None:
-            self._waiting[request.expert].requests.remove(request)
+            self._waiting[request.expert].remove(request)
             actions.append(Reject(request, reason))
         return actions
 
     def cancel(self, request: Request, now: float) -> list[Action]:
         """The client has gone while queued (rule 7); unknown requests are ignored."""
         waiting = self._waiting.get(request.expert)
-        if waiting is not None and request in waiting.requests:
-            waiting.requests.remove(request)
+        if waiting is not None:
+            waiting.remove(request)
         return self._schedule(now)
 
     def release(self, lease_id: int, now: float) -> list[Action]:
@@ -196,8 +189,8 @@ class Scheduler:
 
     def withdraw(self, expert: str, now: float) -> list[Action]:
         """An expert is no longer served: who waits for it is rejected, what runs goes on (rule 8)."""
-        waiting = self._waiting.pop(expert, _Waiting())
-        return [*(Reject(r, RejectReason.WITHDRAWN) for r in waiting.requests), *self._schedule(now)]
+        waiting = self._waiting.pop(expert, Waiting())
+        return [*(Reject(r, RejectReason.WITHDRAWN) for r in waiting), *self._schedule(now)]
 
     def retire(self, name: str, now: float) -> list[Action]:
         """Grant nothing more on this backend; ``Retired`` follows when its leases have drained."""
@@ -213,8 +206,8 @@ class Scheduler:
         self._shutdown = True
         actions: list[Action] = []
         for waiting in self._waiting.values():
-            actions += [Reject(request, RejectReason.SHUTDOWN) for request in waiting.requests]
-            waiting.requests.clear()
+            actions += [Reject(request, RejectReason.SHUTDOWN) for request in waiting]
+            waiting.clear()
         return actions
 
     # -- decisions ------------------------------------------------------------------------------------------------
@@ -241,10 +234,10 @@ class Scheduler:
         actions: list[Action] = []
         widest = max((b.slots.at_once for b in self.backends.values() if not b.retiring), default=None)
         for waiting in self._waiting.values():
-            for request in list(waiting.requests):
+            for request in list(waiting):
                 too_wide = widest is not None and request.width > widest
                 if too_wide or request.deadline_s <= now:
-                    waiting.requests.remove(request)
+                    waiting.remove(request)
                     actions.append(Reject(request, RejectReason.TOO_WIDE if too_wide else RejectReason.DEADLINE))
         return actions
 
@@ -252,12 +245,12 @@ class Scheduler:
         """Rules 2 and 6."""
         actions: list[Action] = []
         for expert, waiting in self._waiting.items():
-            while waiting.requests:
-                request = waiting.requests[0]
+            while waiting:
+                request = waiting.first
                 able = [b for b in self.backends.values() if b.grants(expert) and b.slots.room >= request.width]
                 if not able:
                     break
-                waiting.requests.popleft()
+                waiting.pop()
                 actions.append(Grant(self._lease(_fittest(able, request), request, now)))
         return actions
 
@@ -272,7 +265,7 @@ class Scheduler:
         """A closed turn opens again when those it closed for have gone."""
         unserved = self._unserved()
         for backend in self.backends.values():
-            if not backend.turn_open and not any(e != backend.active and backend.fits(self._head(e)) for e in unserved):
+            if not backend.turn_open and not any(e != backend.active and backend.fits(self.first(e)) for e in unserved):
                 backend.turn_open = True
 
     def _close_turns(self, now: float) -> None:
@@ -283,7 +276,7 @@ class Scheduler:
             # Added up as in next_event_s: a difference can round to less than the quantum at the very time it names.
             if self._waiting[expert].since() + self.pace.quantum_s > now:
                 continue
-            able = [b for b in busy if b.active != expert and b.fits(self._head(expert))]
+            able = [b for b in busy if b.active != expert and b.fits(self.first(expert))]
             coming = next((b.name for b in able if b.name in closed), None)
             if coming is not None:
                 closed.remove(coming)
@@ -295,12 +288,12 @@ class Scheduler:
         actions: list[Action] = []
         idle = [b for b in self.backends.values() if b.state is BackendState.UP and not b.running and not b.retiring]
         for backend in sorted(idle, key=lambda b: b.idle_since):
-            able = [e for e in self._by_wait() if e != backend.active and backend.fits(self._head(e))]
+            able = [e for e in self._by_wait() if e != backend.active and backend.fits(self.first(e))]
             able = [e for e in able if not self._is_coming(e)]
             if not able:
                 continue
             if backend.active is not None:
-                self._waiting.setdefault(backend.active, _Waiting()).turn_ended_s = now
+                self._waiting.setdefault(backend.active, Waiting()).turn_ended_s = now
             backend.state, backend.active, backend.swapping_to = BackendState.SWAPPING, None, able[0]
             backend.swapped_s = now
             actions.append(Swap(backend.name, able[0]))
@@ -308,11 +301,8 @@ class Scheduler:
 
     def _by_wait(self) -> list[str]:
         """Experts with waiters, the one that has waited longest first."""
-        names = [expert for expert, waiting in self._waiting.items() if waiting.requests]
+        names = [expert for expert, waiting in self._waiting.items() if waiting]
         return sorted(names, key=lambda expert: self._waiting[expert].since())
-
-    def _head(self, expert: str) -> Request:
-        return self._waiting[expert].requests[0]
 
     def _is_coming(self, expert: str) -> bool:
         return any(backend.swapping_to == expert for backend in self.backends.values())
@@ -323,14 +313,14 @@ class Scheduler:
             expert
             for expert in self._by_wait()
             if not self._is_coming(expert)
-            and not any(b.grants(expert) and b.fits(self._head(expert)) for b in self.backends.values())
+            and not any(b.grants(expert) and b.fits(self.first(expert)) for b in self.backends.values())
         ]
 
     def _over_limit(self, request: Request) -> RejectReason | None:
         """Rule 4."""
         if self.queued > self.max_queue:
             return RejectReason.QUEUE_FULL
-        mine = sum(r.client == request.client for w in self._waiting.values() for r in w.requests)
+        mine = sum(r.client == request.client for w in self._waiting.values() for r in w)
         return RejectReason.CLIENT_QUEUE_FULL if mine > self.max_queue_per_client else None
 
     def _lose_leases(self, name: str) -> None:

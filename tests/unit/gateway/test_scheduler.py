@@ -141,7 +141,7 @@ def test_rule_3_an_expert_that_a_backend_lacks_is_not_swapped_in() -> None:
 
 def test_rule_4_the_queue_is_bounded_as_a_whole() -> None:
     made, lease = active(slots=1, queue=2)
-    assert made.submit(request(1), 0.0) == []
+    assert made.submit(request(1, client="one"), 0.0) == []
     assert made.submit(request(2, client="other"), 0.0) == []
     assert made.submit(request(3, client="third"), 0.0) == [Reject(request(3, client="third"), RejectReason.QUEUE_FULL)]
     assert made.queued_by_expert() == {"a": 2}
@@ -313,6 +313,59 @@ def test_rule_6_first_come_first_served_within_an_expert() -> None:
         (lease,) = leases(made.release(lease.id, 4.0))
         order.append(lease.request.id)
     assert order == [1, 2, 3]
+
+
+def _started(made: Scheduler, lease: Lease, count: int) -> list[int]:
+    order = []
+    for _ in range(count):
+        (lease,) = leases(made.release(lease.id, 100.0))
+        order.append(lease.request.id)
+    return order
+
+
+def test_rule_6_a_key_that_floods_waits_behind_itself() -> None:
+    made, first = active(slots=1)
+    for number in (1, 2, 3, 4):
+        made.submit(request(number, client="flood"), 0.0)
+    made.submit(request(5, client="other"), 1.0)
+    made.submit(request(6, client="other"), 1.0)
+    assert _started(made, first, 6) == [1, 5, 2, 6, 3, 4]
+
+
+def test_rule_6_a_key_that_asks_again_at_once_does_not_overtake_who_waits() -> None:
+    made, lease = active(slots=1)
+    for number in (1, 2, 3):
+        made.submit(request(number, client="patient"), 0.0)
+    order = []
+    for number in range(4, 9):
+        made.submit(request(number, client="eager"), 1.0)
+        (lease,) = leases(made.release(lease.id, 2.0))
+        order.append(lease.request.client)
+    assert order == ["patient", "eager", "patient", "eager", "patient"]
+
+
+def test_rule_6_a_wide_request_counts_for_its_slots() -> None:
+    made = scheduler(slots=(3,))
+    made.submit(request(0, "a", width=3), 0.0)
+    (lease,) = leases(made.swap_done("b0", 0.0))
+    made.submit(request(1, client="wide", width=3), 0.0)
+    for number in (2, 3, 4, 5):
+        made.submit(request(number, client="wide" if number == 2 else "narrow"), 0.0)
+    (lease,) = leases(made.release(lease.id, 1.0))
+    assert lease.request.id == 1
+    assert granted(made.release(lease.id, 2.0)) == [3, 4, 5]
+
+
+def test_rule_6_who_leaves_the_queue_costs_his_key_nothing() -> None:
+    made, first = active(slots=1)
+    gone = [request(number, client="one") for number in (1, 2, 3)]
+    for each in gone:
+        made.submit(each, 0.0)
+    made.submit(request(4, client="one"), 0.0)
+    made.submit(request(5, client="two"), 0.0)
+    for each in gone:
+        made.cancel(each, 0.0)
+    assert _started(made, first, 2) == [4, 5]
 
 
 # -- rule 7: deadlines and cancels --------------------------------------------------------------------------------
@@ -606,7 +659,8 @@ def test_the_head_waiter_of_an_expert_starts_within_the_bound(
 def test_every_waiter_starts_within_the_bound_of_its_place(
     steps: list[Step], at_once: int, quantum: float, answers: float, swap_s: float
 ) -> None:
-    """The n-th waiter of an expert: ceil(n / at once) times the head's bound and the longest lease."""
+    """The n-th waiter: ceil(n / at once) times the head's bound and the longest lease; of m keys, a key's j-th waiter
+    is at most the m (j + 1)-th."""
     world = Simulator(empty(quantum, answers=answers), swap_s=swap_s)
     world.up("b0", at_once + 3, EXPERTS, at_once)
     arrived = [replace(s.arrival, width=1, wait_s=10_000.0) for s in steps if s.kind == "arrive"]
@@ -618,8 +672,10 @@ def test_every_waiter_starts_within_the_bound_of_its_place(
     longest = max((arrival.service_s for arrival in arrived), default=0.0)
     others = len({arrival.expert for arrival in arrived}) - 1
     head = quantum + swap_s + others * (longest + swap_s)
+    keys = len({arrival.client for arrival in arrived})
     for place, wait in world.placed_waits:
-        assert wait <= math.ceil(place / at_once) * (head + longest) + 1e-6
+        n = place if keys == 1 else keys * (place + 1)
+        assert wait <= math.ceil(n / at_once) * (head + longest) + 1e-6
 
 
 def _saturated(world: Simulator, experts: str, *, seconds: float, service_s: float, clients_each: int) -> None:
