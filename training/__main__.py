@@ -55,6 +55,8 @@ def parse_arguments(words: Sequence[str] | None) -> argparse.Namespace:
         command.add_argument("run", type=Path, help="a run's directory")
         if name in ("convert", "check", "measure"):
             _add_threads(command)
+        if name == "measure":
+            command.add_argument("--scale", type=float, help="measure and publish at this scale; default: the run's")
         if name == "convert":
             command.add_argument("--outtype", choices=("f16", "f32", "q8_0"), help="default: the recipe's")
         if name == "publish":
@@ -134,7 +136,7 @@ def execute(given: argparse.Namespace) -> None:
             parity = check_run(given.run, threads=given.threads)["parity"]
             print(f"passed: {parity['mean_difference']} nats, top-1 {parity['top1_agreement']:.1%}")
         case "measure":
-            measurement = measure_run(given.run, threads=given.threads)
+            measurement = measure_run(given.run, scale=given.scale, threads=given.threads)
             print(f"expert {measurement.rate('expert')}; base {measurement.rate('base')}")
         case "publish":
             manifest = publish(given.run, experts_dir=given.experts_dir, minimum_hit_rate=given.minimum_hit_rate)

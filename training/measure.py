@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from tqdm import tqdm
 
 from gateway.experts import file_sha256
@@ -18,6 +19,7 @@ from training.asked import Asked
 from training.dataset import load_questions, load_rows, refuse_leaks
 from training.description import QUESTIONS_FILE, ROWS_FILE, ExpertDescription
 from training.engine import Answer, Engine
+from training.errors import MeasureError
 from training.files import write_json
 from training.hits import Rate, count_mentions, is_hit
 from training.run import Run, State
@@ -116,17 +118,35 @@ def measure(
     return Measurement(tuple(Sample(*sample) for sample in samples), tuple(terms))
 
 
-def measure_run(run_dir: Path, *, served_gguf: Path | None = None, threads: int | None = None) -> Measurement:
+def measure_run(
+    run_dir: Path, *, scale: float | None = None, served_gguf: Path | None = None, threads: int | None = None
+) -> Measurement:
     """Measure a converted run on its expert's questions as they stand now, and record it in the run.
 
+    Args:
+        scale: at which it is measured and will be published, in place of the one that the run began with. Nothing is
+            trained again: the scale is a matter of serving.
+
     Raises:
+        MeasureError: a scale that is not allowed.
         DatasetError: a question stands in the rows that were trained on.
         MeasureError: the engine does not start or does not answer.
     """
     run = Run.open(run_dir)
     with run.locked():
         run.require(State.CONVERTED, State.MEASURED, State.PUBLISHED)
+        if scale is not None:
+            _set_scale(run, scale)
         return _measure_run(run, served_gguf, threads)
+
+
+def _set_scale(run: Run, scale: float) -> None:
+    facts = run.facts()
+    try:
+        ExpertDescription.model_validate(facts["description"] | {"scale": scale})
+    except ValidationError as error:
+        raise MeasureError(f"scale is {scale:g}; allowed is above 0, at most 4") from error
+    run.write_facts(facts | {"description": facts["description"] | {"scale": scale}})
 
 
 def _measure_run(run: Run, served_gguf: Path | None, threads: int | None) -> Measurement:
