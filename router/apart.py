@@ -1,7 +1,7 @@
 """Fit in a child process: a router that serves keeps its memory and its interpreter to itself meanwhile.
 
 Fitting takes some twenty seconds, loads scikit-learn, and would hold the interpreter lock while answers stream.
-The child ends with whoever started it: it watches its standard input. Command: `python -m router.apart`.
+The child ends with whoever started it: it watches its standard input.
 """
 
 from __future__ import annotations
@@ -26,6 +26,8 @@ from router.reference import Reference, load_reference
 __all__ = ["ApartFitter"]
 
 ROUTER, REFERENCE = "router.npz", "examples.npz"
+# Not `-m router.apart`: the package imports this module, which Python then warns of.
+COMMAND = "import sys; from router.apart import main; sys.exit(main())"
 
 
 class ApartFitter:
@@ -84,7 +86,7 @@ class ApartFitter:
                 raise RouterError("fitting was ended: the program stops")
             # The working directory makes `router` importable from a checkout that is not installed.
             child = self._child = subprocess.Popen(
-                [sys.executable, "-m", "router.apart"],
+                [sys.executable, "-c", COMMAND],
                 cwd=Path(__file__).parents[1],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -129,7 +131,3 @@ def main() -> int:
 def _end_with_owner() -> None:
     sys.stdin.read()
     os._exit(1)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -23,11 +23,12 @@ def embedder(encoder_dir: Path) -> OnnxEmbedder:
     return OnnxEmbedder(encoder_dir)
 
 
-def test_it_is_the_router_that_would_be_fitted_here(embedder: OnnxEmbedder) -> None:
+def test_it_is_the_router_that_would_be_fitted_here(embedder: OnnxEmbedder, capfd: pytest.CaptureFixture[str]) -> None:
     passages = {name: texts[:2] for name, texts in examples().items()}
     fitted, reference = ApartFitter().fit(
         examples(), negatives(), embedder, passages=passages, max_false_abstain=0.1, workers=2
     )
+    assert capfd.readouterr() == ("", "")
     here = fit(examples(), negatives(), BulkEmbedder(embedder), passages=passages, max_false_abstain=0.1)
     assert fitted.provenance == here.provenance
     assert fitted.threshold == pytest.approx(here.threshold, abs=1e-6)
