@@ -56,11 +56,11 @@ class Waiting:
         self._look_for_oldest(request)
         return request
 
-    def remove(self, request: Request) -> bool:
-        """Take one out that is not served; those of its key behind it move up. False when it was not there."""
+    def remove(self, request: Request) -> None:
+        """Take one out that is not served; those of its key behind it move up. One that is not there is ignored."""
         place = next((at for at, (_, id_, _) in enumerate(self._queue) if id_ == request.id), None)
         if place is None:
-            return False
+            return
         del self._queue[place]
         for at, (round_, id_, other) in enumerate(self._queue):
             if other.client == request.client and id_ > request.id:
@@ -68,7 +68,6 @@ class Waiting:
         self._queue.sort(key=lambda entry: entry[:2])
         self._next[request.client] = max(self._round, self._next.get(request.client, 0) - request.width)
         self._look_for_oldest(request)
-        return True
 
     def clear(self) -> None:
         self._queue.clear()

@@ -128,9 +128,8 @@ def measure_run(
             trained again: the scale is a matter of serving.
 
     Raises:
-        MeasureError: a scale that is not allowed.
         DatasetError: a question stands in the rows that were trained on.
-        MeasureError: the engine does not start or does not answer.
+        MeasureError: a scale that is not allowed, or the engine does not start or does not answer.
     """
     run = Run.open(run_dir)
     with run.locked():
