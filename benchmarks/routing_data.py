@@ -47,11 +47,14 @@ class Remembering:
 
 def open_encoder(source: str | None, threads: int) -> Remembering:
     """Open the configured encoder, or another one."""
-    cache = default_cache_dir()
-    folder: str | Path = source or Settings().router.encoder
-    if ":" in str(folder):
-        folder = resolve(str(folder), cache_dir=cache, kind=Kind.DIRECTORY).path
-    return Remembering(OnnxEmbedder(ensure_encoder(folder, cache / "encoders"), threads=threads))
+    folder = ensure_encoder(locate_encoder(source), default_cache_dir() / "encoders")
+    return Remembering(OnnxEmbedder(folder, threads=threads))
+
+
+def locate_encoder(source: str | None) -> str | Path:
+    """Where the configured encoder, or another one, comes from."""
+    named = source or Settings().router.encoder
+    return resolve(named, cache_dir=default_cache_dir(), kind=Kind.DIRECTORY).path if ":" in named else named
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -109,7 +112,7 @@ def expert_questions() -> dict[str, Labelled]:
     ]
     files = {
         name: [(row["text"], None if row["expert"] == "base" else row["expert"]) for row in read_rows(DATA / name)]
-        for name in ("acceptance.jsonl", "acceptance_dev.jsonl")
+        for name in ("acceptance.jsonl", "acceptance_second.jsonl", "acceptance_dev.jsonl")
     }
     return {"questions of the experts": questions, **files}
 

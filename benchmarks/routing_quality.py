@@ -8,11 +8,13 @@ Three questions, one table each:
    columns are what our own threshold does, chosen without seeing val, for 5 % asked. Where out-of-scope texts are
    given at fitting (oos_train), only oos_val is measured on; else both are.
 2. The experts in experts/: fitted as the gateway fits them, measured on questions that were held out.
+   With --finetune, the same again after the encoder was tuned on half of the examples; of CLINC150 one draw.
 3. Conversations about them: where does the last turn go? Beside it, what the last turn alone would say.
 
 The last line is one JSON object; `ratio` is our recall over semantic-router's with all examples and no negatives.
 
     python benchmarks/routing_quality.py [--encoder SOURCE] [--draws 5] [--only clinc|experts|conversations] [--quick]
+                                         [--finetune]
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ import argparse
 import json
 import subprocess
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +39,7 @@ from routing_data import (
     Task,
     expert_data,
     expert_questions,
+    locate_encoder,
     open_encoder,
     read_rows,
 )
@@ -42,7 +47,7 @@ from serving import finish, print_table
 from sklearn.linear_model import LogisticRegression
 
 from gateway.settings import Settings
-from router import FittedRouter, RouteDecision, fit
+from router import FittedRouter, OnnxEmbedder, RouteDecision, Split, finetune, fit, split
 from router.calibrate import area_under_curve, calibration_error
 from router.conversation import MAX_TURNS
 
@@ -62,8 +67,25 @@ def measure(named: Sequence[str], top: np.ndarray, held_out: Labelled) -> dict[s
     }
 
 
-def run_ours(task: Task, embedder: Remembering) -> dict[str, float]:
-    fitted = fit(task.examples, task.negatives, embedder, max_false_abstain=ASKED)
+def run_tuned(task: Task, encoder: str | None, threads: int) -> dict[str, float]:
+    """`run_ours` on an encoder tuned on half of the examples; these teach, the others calibrate."""
+    parts = split(task.examples, task.negatives)
+    with tempfile.TemporaryDirectory() as folder:
+        tuned = tune(parts, encoder, Path(folder), threads)
+        return run_ours(replace(task, examples=parts.judged, negatives=parts.judged_negatives), tuned, parts.tuned)
+
+
+def tune(parts: Split, encoder: str | None, folder: Path, threads: int) -> Remembering:
+    started = time.monotonic()
+    finetune(locate_encoder(encoder), parts.tuned, parts.tuned_negatives, folder / "encoder")
+    print(f"tuned in {time.monotonic() - started:.0f} s", flush=True)
+    return Remembering(OnnxEmbedder(folder / "encoder", threads=threads))
+
+
+def run_ours(
+    task: Task, embedder: Remembering, passages: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, float]:
+    fitted = fit(task.examples, task.negatives, embedder, passages=passages, max_false_abstain=ASKED)
     texts = [text for text, _ in task.held_out]
     scores = np.stack([encoded.scores for encoded in fitted.encode(texts, embedder.embed(texts))])
     named, top = [fitted.routes[index] for index in scores.argmax(axis=1)], scores.max(axis=1)
@@ -103,19 +125,25 @@ def run_peer(task: Task, embedder: Remembering, python: Path) -> dict[str, float
     return measure([str(route) for route in found["routes"]], np.array(found["scores"]), task.held_out)
 
 
-def run_clinc(embedder: Remembering, draws: int, quick: bool) -> dict[str, dict[str, float]]:
+def run_clinc(embedder: Remembering, given: argparse.Namespace) -> dict[str, dict[str, float]]:
+    draws, quick = given.draws, given.quick
     clinc, results = Clinc(), dict[str, dict[str, float]]()
     python = peer_python("semantic-router", REQUIREMENTS)
     for count in (10, 50, 200, *(() if quick else (None,))):
         name = "all" if count is None else f"{count} a domain"
         seeds = range(1 if count is None else draws)
         plain = [clinc.task(count, draw, negatives=False) for draw in seeds]
-        given = [clinc.task(count, draw, negatives=True) for draw in seeds]
+        warned = [clinc.task(count, draw, negatives=True) for draw in seeds]
         results[f"{name} | pointsman"] = _mean([run_ours(task, embedder) for task in plain])
-        results[f"{name} | pointsman, 100 negatives given"] = _mean([run_ours(task, embedder) for task in given])
+        results[f"{name} | pointsman, 100 negatives given"] = _mean([run_ours(task, embedder) for task in warned])
         results[f"{name} | semantic-router"] = _mean([run_peer(task, embedder, python) for task in plain])
         results[f"{name} | logistic regression"] = _mean([run_logistic(task, embedder) for task in plain])
-        for row in list(results)[-4:]:
+        if given.finetune:
+            results[f"{name} | pointsman, fine-tuned"] = run_tuned(plain[0], given.encoder, given.threads)
+            results[f"{name} | pointsman, fine-tuned, 100 negatives given"] = run_tuned(
+                warned[0], given.encoder, given.threads
+            )
+        for row in [row for row in results if row.startswith(f"{name} | ")]:
             print(row, {key: round(value, 4) for key, value in results[row].items()}, flush=True)
     print(f"\nCLINC150, {draws} draws of the small ones\n")
     print_table(
@@ -154,6 +182,18 @@ def run_experts(fitted: FittedRouter, embedder: Remembering) -> dict[str, Any]:
     return {source: {"in_domain": inside, "out_of_scope": outside} for source, _, inside, _, outside in rows}
 
 
+def run_tuned_experts(given: argparse.Namespace) -> dict[str, Any]:
+    """The experts and the conversations again, as ``pointsman router fit --finetune`` fits."""
+    data = expert_data()
+    parts = split(data["examples"], data["negatives"])
+    passages = {route: [*data["passages"][route], *texts] for route, texts in parts.tuned.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        tuned = tune(parts, given.encoder, Path(folder), given.threads)
+        share = Settings().router.false_abstain
+        fitted = fit(parts.judged, parts.judged_negatives, tuned, passages=passages, max_false_abstain=share)
+        return {"experts": run_experts(fitted, tuned), "conversations": run_conversations(fitted, tuned)}
+
+
 def run_conversations(fitted: FittedRouter, embedder: Remembering) -> dict[str, Any]:
     """Replay each conversation; the floor looks at the last turn alone."""
     rows = read_rows(DATA / "conversations.jsonl")
@@ -175,11 +215,12 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="leave out CLINC150 with all 15,000 examples")
+    parser.add_argument("--finetune", action="store_true", help="also tune the encoder; some ten minutes more")
     arguments = parser.parse_args()
     embedder = open_encoder(arguments.encoder, arguments.threads)
     results: dict[str, Any] = {}
     if arguments.only in (None, "clinc"):
-        results["clinc150"] = run_clinc(embedder, arguments.draws, arguments.quick)
+        results["clinc150"] = run_clinc(embedder, arguments)
         name = "200 a domain" if arguments.quick else "all"
         ours, peer = (results["clinc150"][f"{name} | {row}"] for row in ("pointsman", "semantic-router"))
         results["ratio"] = ours["recall"] / peer["recall"]
@@ -189,6 +230,8 @@ def main() -> None:
             results["experts"] = run_experts(fitted, embedder)
         if arguments.only in (None, "conversations"):
             results["conversations"] = run_conversations(fitted, embedder)
+        if arguments.finetune:
+            results["finetuned"] = run_tuned_experts(arguments)
     finish("routing_quality", **results)
 
 

@@ -185,6 +185,11 @@ def _add_router(commands: Any) -> None:
         metavar="SHARE",
         help="of the examples, how many may fall below the threshold (default: 0.05 with --examples, else the setting)",
     )
+    fit.add_argument(
+        "--finetune",
+        action="store_true",
+        help="tune a copy of the encoder on half of the examples first, and keep it in DIR; takes minutes",
+    )
     fit.set_defaults(run=_router_fit)
     evaluate = _with_settings(actions.add_parser("evaluate", help="measure the router on labelled texts"))
     evaluate.add_argument("--examples", type=Path, nargs="+", metavar="FILE", required=True, help=files)
@@ -215,7 +220,12 @@ def _router_fit(given: argparse.Namespace) -> int:
     from .router_command import fit_router
 
     return fit_router(
-        _settings(given), given.examples or [], given.out, false_abstain=given.false_abstain, as_json=given.json
+        _settings(given),
+        given.examples or [],
+        given.out,
+        false_abstain=given.false_abstain,
+        finetuned=given.finetune,
+        as_json=given.json,
     )
 
 

@@ -2,6 +2,7 @@
 
 router.npz     the artifact
 examples.npz   the labelled texts, for explanations
+encoder        a fine-tuned encoder, if it has one of its own
 encoder.json   the encoder: where it comes from, and its fingerprint; written last
 """
 
@@ -15,9 +16,11 @@ from router import ArtifactError, FittedRouter, OnnxEmbedder, Reference, load_ar
 
 from .errors import ConfigError
 
-__all__ = ["Bundle", "read_bundle", "write_bundle"]
+__all__ = ["OWN", "Bundle", "read_bundle", "write_bundle"]
 
 ROUTER, EXAMPLES, ENCODER = "router.npz", "examples.npz", "encoder.json"
+OWN = "encoder"
+"""Folder of an encoder that belongs to the directory, and is moved with it."""
 
 
 @dataclass(frozen=True)
@@ -53,12 +56,13 @@ def write_bundle(
     """Write the directory; an older router in it is replaced.
 
     Args:
-        encoder: where it comes from; a local path is stored in full.
+        encoder: where it comes from; a local path is stored in full, `OWN` as it is.
 
     Raises:
         ConfigError: the directory cannot be written.
     """
-    source = str(Path(encoder).resolve()) if ":" not in encoder and Path(encoder).exists() else encoder
+    local = encoder != OWN and ":" not in encoder and Path(encoder).exists()
+    source = str(Path(encoder).resolve()) if local else encoder
     facts = {
         "source": source,
         "fingerprint": embedder.fingerprint,
@@ -95,4 +99,4 @@ def read_bundle(folder: Path) -> Bundle:
             f"{folder}: {ENCODER} names the encoder {source} with fingerprint {fingerprint[:12]}, but {ROUTER} was "
             f"fitted on {fitted.provenance.embedder[:12]}: the files do not belong together"
         )
-    return Bundle(folder, fitted, source)
+    return Bundle(folder, fitted, str(folder / OWN) if source == OWN else source)

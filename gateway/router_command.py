@@ -19,20 +19,23 @@ from router import (
     Explanation,
     FittedRouter,
     Labelled,
+    OnnxEmbedder,
     Overlap,
     Reference,
     Router,
     RouterError,
     decide_all,
     find_overlap,
+    finetune,
     fit,
     render_report,
+    split,
     summarise,
 )
 
 from .app import router_factory
 from .base import default_cache_dir
-from .bundle import read_bundle, write_bundle
+from .bundle import OWN, read_bundle, write_bundle
 from .errors import ConfigError
 from .experts import BASE, Expert
 from .labelled import as_examples, read_labelled
@@ -51,7 +54,13 @@ FALSE_ABSTAIN = 0.05
 
 
 def fit_router(
-    settings: Settings, files: Sequence[Path], out: Path | None, *, false_abstain: float | None, as_json: bool
+    settings: Settings,
+    files: Sequence[Path],
+    out: Path | None,
+    *,
+    false_abstain: float | None,
+    finetuned: bool,
+    as_json: bool,
 ) -> int:
     """Fit on labelled files, or on what stands in ``experts/``; into a directory, or the gateway's cache."""
     factory = router_factory(settings)
@@ -61,13 +70,15 @@ def fit_router(
             raise ConfigError("--examples needs --out DIR: the gateway's own router is fitted on its experts")
         if false_abstain is not None:
             raise ConfigError("--false-abstain needs --out DIR: the gateway's own router takes router.false_abstain")
+        if finetuned:
+            raise ConfigError("--finetune needs --out DIR: the tuned encoder is kept there, for router.artifact")
         experts = _experts(settings)
         fitted, _ = factory.fitted(experts)
         overlap = find_overlap(factory.reference(experts))
     else:
         if false_abstain is None:
             false_abstain = FALSE_ABSTAIN if files else factory.false_abstain
-        fitted, overlap = _fit_into(factory, _source(factory, settings, files), out, false_abstain)
+        fitted, overlap = _fit_into(factory, _source(factory, settings, files), out, false_abstain, finetuned=finetuned)
     warnings = [*fitted.warnings, *overlap.warnings()]
     facts: dict[str, Any] = {
         "routes": fitted.routes,
@@ -89,23 +100,33 @@ def fit_router(
     return 0
 
 
-def _fit_into(factory: RouterFactory, source: Source, out: Path, false_abstain: float) -> tuple[FittedRouter, Overlap]:
-    embedder = factory.open_encoder(factory.encoder)
-    bulk = factory.bulk(embedder)
+def _fit_into(
+    factory: RouterFactory, source: Source, out: Path, false_abstain: float, *, finetuned: bool
+) -> tuple[FittedRouter, Overlap]:
     try:
+        judged, embedder = _finetune(factory, source, out) if finetuned else (source, factory.encoder_to_fit())
+        bulk = factory.bulk(embedder)
         fitted = fit(
-            source.examples,
-            source.negatives,
+            judged.examples,
+            judged.negatives,
             bulk,
-            passages=source.passages,
+            passages=judged.passages,
             max_false_abstain=false_abstain,
             progress=True,
         )
         reference = Reference.build(source.examples, source.negatives, bulk)
     except RouterError as error:
         raise ConfigError(f"router: {error}") from error
-    write_bundle(out, fitted, reference, embedder, factory.encoder)
+    write_bundle(out, fitted, reference, embedder, OWN if finetuned else factory.encoder)
     return fitted, find_overlap(reference)
+
+
+def _finetune(factory: RouterFactory, source: Source, out: Path) -> tuple[Source, OnnxEmbedder]:
+    """Tune the configured encoder on half of the texts. What it was tuned on teaches, and calibrates nothing."""
+    parts = split(source.examples, source.negatives)
+    finetune(factory.locate_encoder(factory.encoder), parts.tuned, parts.tuned_negatives, out / OWN)
+    passages = {route: [*source.passages.get(route, []), *texts] for route, texts in parts.tuned.items()}
+    return Source(parts.judged, parts.judged_negatives, passages), OnnxEmbedder(out / OWN)
 
 
 def evaluate_router(

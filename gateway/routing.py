@@ -198,7 +198,7 @@ class RouterFactory:
         Raises:
             ConfigError: encoder or examples cannot be used.
         """
-        source, embedder = self.read_source(experts), self.open_encoder(self.encoder)
+        source, embedder = self.read_source(experts), self.encoder_to_fit()
         path = self._path(experts)
         stored = load_current(
             path,
@@ -247,14 +247,32 @@ class RouterFactory:
         """
         if encoder not in self._opened:
             log.info("opening the encoder; its first start exports it", extra={"encoder": encoder})
-            source: str | Path = encoder
-            if ":" in encoder or Path(encoder).is_dir():
-                source = resolve(encoder, cache_dir=self._cache_dir, kind=Kind.DIRECTORY).path
             try:
-                self._opened[encoder] = OnnxEmbedder(ensure_encoder(source, self._cache_dir / "encoders"))
+                folder = ensure_encoder(self.locate_encoder(encoder), self._cache_dir / "encoders")
+                self._opened[encoder] = OnnxEmbedder(folder)
             except RouterError as error:
                 raise ConfigError(f"router: {error}") from error
         return self._opened[encoder]
+
+    def locate_encoder(self, encoder: str) -> str | Path:
+        """Where an encoder's files are, downloaded first if need be; or its Hub id. Raises: ConfigError."""
+        if ":" in encoder or Path(encoder).is_dir():
+            return resolve(encoder, cache_dir=self._cache_dir, kind=Kind.DIRECTORY).path
+        return encoder
+
+    def encoder_to_fit(self) -> OnnxEmbedder:
+        """Open the configured encoder to fit on.
+
+        Raises:
+            ConfigError: it cannot be found or exported, or was fine-tuned: its router is fitted already.
+        """
+        embedder = self.open_encoder(self.encoder)
+        if embedder.finetuned:
+            raise ConfigError(
+                f"router.encoder {self.encoder} was fine-tuned on examples, and a router that is calibrated on them "
+                "again would be too sure: set router.artifact to the directory that `router fit --finetune` wrote"
+            )
+        return embedder
 
     def reference(self, experts: Sequence[Expert]) -> Reference:
         """The examples as they were when the router was fitted; embedded again when their file is lost."""

@@ -10,6 +10,7 @@ from router.embedding import Embedder, OnnxEmbedder, ensure_encoder
 from router.errors import ArtifactError, EmbeddingError, RouterError
 from router.evaluate import Decided, Evaluation, Labelled, decide_all, summarise
 from router.explain import Explanation
+from router.finetune import Split, finetune, split
 from router.fit import fit, load_current
 from router.overlap import Overlap, find_overlap
 from router.reference import Neighbour, Reference, load_reference
@@ -37,13 +38,16 @@ __all__ = [
     "RouteDecision",
     "Router",
     "RouterError",
+    "Split",
     "decide_all",
     "ensure_encoder",
     "find_overlap",
+    "finetune",
     "fit",
     "load_artifact",
     "load_current",
     "load_reference",
     "render_report",
+    "split",
     "summarise",
 ]

@@ -80,6 +80,8 @@ class OnnxEmbedder:
         self.folder = model_dir
         self.source: str = manifest["source"]
         """Name of what it was made from: for messages."""
+        self.finetuned: bool = manifest.get("finetuned", False)
+        """Tuned on some router's examples: calibrating on these again would see a reader that knows them by heart."""
         self.dim: int = manifest["dim"]
         self.max_tokens: int = manifest["max_tokens"]
         identity = {key: manifest[key] for key in ("format", "dim", "max_tokens", "files", "prompt") if key in manifest}

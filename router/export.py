@@ -15,6 +15,7 @@ import shutil
 import sys
 import tempfile
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +40,13 @@ PARITY_TEXTS = (
 )
 
 
-def export_onnx(source: str | Path, target_dir: Path) -> None:
+def export_onnx(source: str | Path, target_dir: Path, *, facts: Mapping[str, Any] | None = None) -> None:
     """Write an int8 ONNX encoder made from `source` to `target_dir`, replacing what is there.
 
     Args:
         source: directory of a sentence-transformers or plain transformers model, or a Hub id.
         target_dir: appears only when complete and verified; the manifest inside is written last.
+        facts: entered in the manifest, in place of what it would say.
 
     Raises:
         EmbeddingError: the source cannot be loaded or traced, or the export differs from it
@@ -53,7 +55,7 @@ def export_onnx(source: str | Path, target_dir: Path) -> None:
     target_dir.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{target_dir.name}-", suffix=".tmp", dir=target_dir.parent))
     try:
-        model = _load_source(source)
+        model = load_source(source)
         expected = model.encode(list(PARITY_TEXTS), normalize_embeddings=True, show_progress_bar=False)
         with warnings.catch_warnings():
             # Tracing and quantising warn about constants and about pre-processing; the parity check judges the result.
@@ -63,7 +65,7 @@ def export_onnx(source: str | Path, target_dir: Path) -> None:
             _quantise(staging / "fp32.onnx", staging / MODEL)
         (staging / "fp32.onnx").unlink()
         model.tokenizer.backend_tokenizer.save(str(staging / TOKENIZER))
-        manifest = _describe(model, source, staging, dim=int(expected.shape[1]))
+        manifest = _describe(model, source, staging, dim=int(expected.shape[1])) | dict(facts or {})
         _write_manifest(staging, manifest)
         manifest["parity"] = _check_parity(staging, expected)
         _write_manifest(staging, manifest)
@@ -76,7 +78,8 @@ def export_onnx(source: str | Path, target_dir: Path) -> None:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _load_source(source: str | Path) -> Any:
+def load_source(source: str | Path) -> Any:
+    """Load a SentenceTransformer on the CPU, for inference. Raises: EmbeddingError."""
     from sentence_transformers import SentenceTransformer
 
     try:

@@ -164,10 +164,44 @@ def test_overlap_and_the_fit_name_an_example_under_the_wrong_expert(
     assert "nearer to another route" in run("fit", "--examples", labelled, "--out", tmp_path / "out")[1]
 
 
+def test_a_finetuned_encoder_tells_routes_further_apart_and_moves_with_its_directory(
+    run: Command, files: tuple[Path, Path], small_encoder: Path, small_cache: Path, tmp_path: Path
+) -> None:
+    out, moved = tmp_path / "out", tmp_path / "moved"
+    code, text, _ = run("fit", "--examples", files[0], "--out", out, "--finetune", "--json", encoder=small_encoder)
+    assert (code, json.loads(text)["routes"]) == (0, ["bread", "garden"])
+    out.rename(moved)
+    code, text, _ = run("evaluate", "--artifact", moved, "--examples", files[1], "--json", encoder=UNUSED)
+    assert (code, json.loads(text)["n_in_scope"]) == (0, 3)
+    code, text, _ = run("explain", HELD_OUT[0], "--artifact", moved, "--json", encoder=UNUSED)
+    assert (code, json.loads(text)["decision"]["route"]) == (0, "garden")
+
+    tuned, frozen = OnnxEmbedder(moved / "encoder"), OnnxEmbedder(ensure_encoder(small_encoder, small_cache / "e"))
+    between = []
+    for encoder in (tuned, frozen):
+        garden, bread = encoder.embed(HELD_OUT[:2])
+        between.append(float(garden @ bread))
+    assert between[0] < between[1] - 0.1
+
+
+def test_a_finetuned_encoder_is_not_fitted_again_on_what_it_knows(
+    run: Command, files: tuple[Path, Path], small_encoder: Path, tmp_path: Path
+) -> None:
+    assert run("fit", "--examples", files[0], "--out", tmp_path / "out", "--finetune", encoder=small_encoder)[0] == 0
+    tuned = tmp_path / "out" / "encoder"
+    code, _, err = run("fit", "--examples", files[0], "--out", tmp_path / "again", encoder=tuned)
+    assert code == 2
+    assert "router.artifact" in err
+    code, _, err = run("fit", "--examples", files[0], "--out", tmp_path / "again", "--finetune", encoder=tuned)
+    assert code == 2
+    assert "exported encoder" in err
+
+
 @pytest.mark.parametrize(
     ("words", "named"),
     [
         (("fit", "--examples", "{fit}"), "--out DIR"),
+        (("fit", "--finetune"), "--out DIR"),
         (("fit", "--examples", "nowhere.jsonl", "--out", "{out}"), "nowhere.jsonl"),
         (("evaluate", "--examples", "{held}", "--artifact", "{out}"), "no fitted router"),
         (("explain", "x", "--encoder", "y"), "--artifact"),
