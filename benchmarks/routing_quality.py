@@ -186,7 +186,7 @@ def run_tuned_experts(given: argparse.Namespace) -> dict[str, Any]:
     """The experts and the conversations again, as ``pointsman router fit --finetune`` fits."""
     data = expert_data()
     parts = split(data["examples"], data["negatives"])
-    passages = {route: [*data["passages"][route], *texts] for route, texts in parts.tuned.items()}
+    passages = parts.passages(data["passages"])
     with tempfile.TemporaryDirectory() as folder:
         tuned = tune(parts, given.encoder, Path(folder), given.threads)
         share = Settings().router.false_abstain

@@ -125,8 +125,8 @@ def _finetune(factory: RouterFactory, source: Source, out: Path) -> tuple[Source
     """Tune the configured encoder on half of the texts. What it was tuned on teaches, and calibrates nothing."""
     parts = split(source.examples, source.negatives)
     finetune(factory.locate_encoder(factory.encoder), parts.tuned, parts.tuned_negatives, out / OWN)
-    passages = {route: [*source.passages.get(route, []), *texts] for route, texts in parts.tuned.items()}
-    return Source(parts.judged, parts.judged_negatives, passages), OnnxEmbedder(out / OWN)
+    judged = Source(parts.judged, parts.judged_negatives, parts.passages(source.passages))
+    return judged, OnnxEmbedder(out / OWN)
 
 
 def evaluate_router(

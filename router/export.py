@@ -88,6 +88,11 @@ def load_source(source: str | Path) -> Any:
         raise EmbeddingError(f"cannot load encoder {str(source)!r} with sentence-transformers: {error}") from error
 
 
+def default_prompt(model: Any) -> str | None:
+    """What a SentenceTransformer wants before every text, such as "query: "."""
+    return (model.prompts or {}).get(model.default_prompt_name) if model.default_prompt_name else None
+
+
 def _trace(model: Any, path: Path) -> None:
     import torch
 
@@ -124,14 +129,14 @@ def _quantise(source: Path, target: Path) -> None:
 
 
 def _describe(model: Any, source: str | Path, folder: Path, *, dim: int) -> dict[str, Any]:
-    prompt = (model.prompts or {}).get(model.default_prompt_name) if model.default_prompt_name else None
+    prompt = default_prompt(model)
     return {
         "format": FORMAT,
         "source": Path(source).name if Path(source).is_dir() else str(source),
         "dim": dim,
         "max_tokens": int(model.max_seq_length or 512),
         "quantisation": "int8, dynamic",
-        **({"prompt": prompt} if prompt else {}),  # what the model wants before every text, such as "query: "
+        **({"prompt": prompt} if prompt else {}),
         "files": {name: hash_file(folder / name) for name in (MODEL, TOKENIZER)},
         "made_with": {name: importlib.metadata.version(name) for name in ("torch", "onnxruntime", "transformers")},
     }

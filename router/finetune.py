@@ -20,7 +20,7 @@ from pathlib import Path
 from router.embedding import MANIFEST
 from router.errors import EmbeddingError, RouterError
 from router.examples import check_examples
-from router.export import export_onnx, load_source
+from router.export import default_prompt, export_onnx, load_source
 
 __all__ = ["Split", "finetune", "split"]
 
@@ -51,6 +51,10 @@ class Split:
     tuned_negatives: list[str]
     judged: dict[str, list[str]]
     judged_negatives: list[str]
+
+    def passages(self, others: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+        """What `fit` learns from and calibrates nothing on, by route: the tuned texts after `others`."""
+        return {route: [*others.get(route, []), *texts] for route, texts in self.tuned.items()}
 
 
 def split(examples: Mapping[str, Sequence[str]], negatives: Sequence[str], *, seed: int = 0) -> Split:
@@ -188,7 +192,7 @@ def _train(source: str, pairs: Sequence[tuple[str, str, float]], folder: Path, s
         save_strategy="no",
         logging_strategy="no",
         report_to=[],
-        prompts=(model.prompts or {}).get(model.default_prompt_name) if model.default_prompt_name else None,
+        prompts=default_prompt(model),
         disable_tqdm=not sys.stderr.isatty(),
     )
     data = Dataset.from_dict({"first": list(first), "second": list(second), "label": list(label)})
