@@ -27,7 +27,7 @@ from router.threshold import Gate
 from router.witnesses import Witnesses
 
 FORMAT = 3
-RECIPE = 4
+RECIPE = 5
 """Raised whenever `fit` would give another router for the same input."""
 
 

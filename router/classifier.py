@@ -6,7 +6,7 @@ Four kinds of evidence for "this text belongs to route r", side by side, none of
   of the negatives), summed to routes. Decides best where examples are many.
 - nearest: mean cosine of the 3 nearest examples of r. Notices texts that are like none of them.
 - kernel: value of a kernel ridge regression, r against all other routes and the negatives. Decides best where examples
-  are few; not fitted where they are many.
+  are few, and on texts near a border; of many texts it is fitted on a part.
 - scope: the same, all routes against the negatives; zero without negatives.
 
 The kernel is exp(-2 gamma (1 - cosine)), so that one product with all fitted texts serves every kind but the first. A

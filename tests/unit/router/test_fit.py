@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from importlib import import_module
+
 import numpy as np
 import pytest
 from unit.router.word_embedder import WordEmbedder, examples, negatives
 
 from router import FittedRouter, RouterError, fit
+from router.classifier import KERNEL, SCOPE
 
 NEW_GARDEN = "please help with the compost and mulch of a seedling hedge"
 NEW_BREAD = "can you tell what yeast and flour the oven crust should have"
@@ -137,3 +140,17 @@ def test_without_negatives_a_score_is_still_a_probability() -> None:
     garden, other = (encoded.scores.max() for encoded in fitted.encode(texts, WordEmbedder().embed(texts)))
     assert garden > 0.8
     assert other < 0.5
+
+
+def test_kernel_and_scope_still_tell_texts_apart_beyond_the_number_they_are_fitted_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(import_module("router.fit"), "MAX_KERNEL_TEXTS", 40)
+    fitted = fit(examples(), negatives(), WordEmbedder())
+    assert len(fitted.witnesses.classifier.duals) > 40
+    assert np.count_nonzero(fitted.witnesses.classifier.duals.any(axis=1)) == 40
+    texts = [NEW_GARDEN, NEW_OTHER]
+    garden, other = fitted.witnesses.evidence(texts, WordEmbedder().embed(texts))
+    bread_route, garden_route = range(2)
+    assert garden[garden_route, KERNEL] > garden[bread_route, KERNEL] + 0.2
+    assert garden[garden_route, SCOPE] > other[garden_route, SCOPE] + 0.2
