@@ -183,7 +183,7 @@ def _add_router(commands: Any) -> None:
         "--false-abstain",
         type=float,
         metavar="SHARE",
-        help="of the examples, how many may fall below the threshold (default: 0.05 with --examples, else the setting)",
+        help="of the examples, how many may fall below the threshold (default: router.false_abstain)",
     )
     fit.add_argument(
         "--finetune",

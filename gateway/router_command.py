@@ -49,10 +49,6 @@ LISTED = 20
 """Findings of the overlap report that are printed; all of them stand in the JSON."""
 
 
-FALSE_ABSTAIN = 0.05
-"""Asked for of labelled files. The setting is for the experts: their own examples are harder than what people ask."""
-
-
 def fit_router(
     settings: Settings,
     files: Sequence[Path],
@@ -77,7 +73,7 @@ def fit_router(
         overlap = find_overlap(factory.reference(experts))
     else:
         if false_abstain is None:
-            false_abstain = FALSE_ABSTAIN if files else factory.false_abstain
+            false_abstain = factory.false_abstain
         fitted, overlap = _fit_into(factory, _source(factory, settings, files), out, false_abstain, finetuned=finetuned)
     warnings = [*fitted.warnings, *overlap.warnings()]
     facts: dict[str, Any] = {

