@@ -112,7 +112,7 @@ def expert_questions() -> dict[str, Labelled]:
     ]
     files = {
         name: [(row["text"], None if row["expert"] == "base" else row["expert"]) for row in read_rows(DATA / name)]
-        for name in ("acceptance.jsonl", "acceptance_second.jsonl", "acceptance_dev.jsonl")
+        for name in ("acceptance.jsonl", "acceptance_second.jsonl", "acceptance_third.jsonl", "acceptance_dev.jsonl")
     }
     return {"questions of the experts": questions, **files}
 

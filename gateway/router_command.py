@@ -108,6 +108,7 @@ def _fit_into(
             bulk,
             passages=judged.passages,
             max_false_abstain=false_abstain,
+            workers=factory.threads,
             progress=True,
         )
         reference = Reference.build(source.examples, source.negatives, bulk)

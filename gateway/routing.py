@@ -117,7 +117,7 @@ class RouterFactory:
         self._out_of_scope = out_of_scope
         self._cache_dir = cache_dir
         self._artifact = artifact
-        self._threads = threads
+        self.threads = threads
         self._cache_size = cache_size
         self._max_batch = max_batch
         self.false_abstain = false_abstain
@@ -174,7 +174,7 @@ class RouterFactory:
             embedder,
             cache_size=self._cache_size if remembers else 0,
             max_batch=self._max_batch,
-            workers=self._threads,
+            workers=self.threads,
             reference=reference,
         )
 
@@ -218,7 +218,7 @@ class RouterFactory:
                 embedder,
                 passages=source.passages,
                 max_false_abstain=self.false_abstain,
-                workers=self._threads,
+                workers=self.threads,
                 progress=True,
             )
         except RouterError as error:
@@ -237,7 +237,7 @@ class RouterFactory:
 
     def bulk(self, embedder: Embedder) -> BulkEmbedder:
         """An embedder for many texts, with progress on a terminal."""
-        return BulkEmbedder(embedder, workers=self._threads, progress=True)
+        return BulkEmbedder(embedder, workers=self.threads, progress=True)
 
     def open_encoder(self, encoder: str) -> OnnxEmbedder:
         """Open an encoder, exporting it the first time.

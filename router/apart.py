@@ -53,7 +53,7 @@ class ApartFitter:
         """Do what `router.fit.fit` does, and gather the labelled texts with their vectors.
 
         Args:
-            workers: threads that embed.
+            workers: threads that embed, and that fit.
 
         Raises:
             RouterError: as `fit`; or the child was ended, by `close` or otherwise.
@@ -119,7 +119,7 @@ def main() -> int:
     folder = Path(job["folder"])
     try:
         bulk = BulkEmbedder(OnnxEmbedder(Path(job["encoder"])), workers=job["workers"], progress=job["progress"])
-        given = {key: job[key] for key in ("passages", "seed", "max_false_abstain", "progress")}
+        given = {key: job[key] for key in ("passages", "seed", "max_false_abstain", "workers", "progress")}
         fit(job["examples"], job["negatives"], bulk, **given).save(folder / ROUTER)
         Reference.build(job["examples"], job["negatives"], bulk).save(folder / REFERENCE)
     except RouterError as error:

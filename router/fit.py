@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import warnings as python_warnings
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,7 @@ def fit(
     passages: Mapping[str, Sequence[str]] | None = None,
     seed: int = 0,
     max_false_abstain: float = 0.05,
+    workers: int = 1,
     progress: bool = False,
 ) -> FittedRouter:
     """Fit a router; deterministic for equal arguments.
@@ -62,6 +65,7 @@ def fit(
             nothing is calibrated on them, since they need not resemble what people ask.
         max_false_abstain: 0–1, the share of the examples that falls below threshold or margin out of fold. It is what
             to expect of new texts like them, not a limit far from which the threshold stays.
+        workers: threads that fit, each a fold of its own; the result is the same.
         progress: show a bar on standard error, when that is a terminal.
 
     Raises:
@@ -83,20 +87,27 @@ def fit(
     # holds for libraries that are loaded already, so scikit-learn's come first.
     for name in ("sklearn.cluster", "sklearn.linear_model", "scipy.linalg"):
         import_module(name)
-    with threadpool_limits(1), python_warnings.catch_warnings():
+    with (
+        threadpool_limits(1),
+        python_warnings.catch_warnings(),
+        # OpenMP's limit is one of the thread that sets it.
+        ThreadPoolExecutor(workers, "fit", initializer=partial(threadpool_limits, 1)) as threads,
+    ):
         # Convergence warnings are expected on few examples; the out-of-fold metrics judge the result.
         python_warnings.simplefilter("ignore")
         groups = [] if negatives else _group_strangers(len(routes))
         steps = _Steps(data, len(groups), seed, progress)
-        evidence, signals = _out_of_fold(data, pairs, steps)
+        witnesses = threads.submit(steps.fit_on, np.ones(len(data.labels), dtype=np.bool_))
+        evidence, signals = _out_of_fold(data, pairs, steps, threads)
         strangers = _meet_strangers(data, groups, len(checked.judged), steps)
         judged = slice(len(checked.judged))
         gate, metrics = calibrate(evidence[judged], data.labels[judged], strangers, max_false_abstain=max_false_abstain)
         continuation, more = fit_continuation(pairs, signals, gate)
-        witnesses = steps.fit_on(np.ones(len(data.labels), dtype=np.bool_))
+        fitted = FittedRouter(
+            witnesses.result(), Policy(routes, gate, continuation), provenance, metrics | more, checked.warnings
+        )
         steps.bar.close()
-    policy = Policy(routes, gate, continuation)
-    return FittedRouter(witnesses, policy, provenance, metrics | more, checked.warnings)
+    return fitted
 
 
 def load_current(
@@ -227,17 +238,22 @@ def _fit_kernel(vectors: Vectors, labels: Indices, seed: int) -> tuple[Vectors, 
     return duals, offsets
 
 
-def _out_of_fold(data: Corpus, pairs: FollowUpPairs, steps: _Steps) -> tuple[Evidence, Scores]:
+def _out_of_fold(
+    data: Corpus, pairs: FollowUpPairs, steps: _Steps, threads: ThreadPoolExecutor
+) -> tuple[Evidence, Scores]:
     """Weigh every text in a fold, and every follow-up, by witnesses that were not fitted on it."""
     evidence = np.zeros((len(data.labels), int(data.labels.max()) + 1, N_KINDS))
     signals = np.zeros((len(pairs.anchors), N_SIGNALS))
-    for fold in _folds_of(data):
+
+    def weigh(fold: int) -> None:
         held = data.folds == fold
         witnesses = steps.fit_on(~held)
         texts = [data.texts[row] for row in np.flatnonzero(held)]
         evidence[held] = witnesses.evidence(texts, data.vectors[held])
         rows = np.flatnonzero(held[pairs.anchors])
         signals[rows] = pairs.signals(rows, witnesses, data)
+
+    list(threads.map(weigh, _folds_of(data)))
     return evidence, signals
 
 

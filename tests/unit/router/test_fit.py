@@ -48,6 +48,15 @@ def test_fitting_is_deterministic(fitted: FittedRouter) -> None:
     assert again.threshold == fitted.threshold
 
 
+def test_folds_fitted_at_the_same_time_give_the_same_router(fitted: FittedRouter) -> None:
+    again = fit(examples(), negatives(), WordEmbedder(), max_false_abstain=0.0, workers=3)
+    texts = [NEW_GARDEN, NEW_OTHER]
+    vectors = WordEmbedder().embed(texts)
+    for one, other in zip(fitted.encode(texts, vectors), again.encode(texts, vectors), strict=True):
+        np.testing.assert_array_equal(one.scores, other.scores)
+    assert (again.threshold, again.metrics) == (fitted.threshold, fitted.metrics)
+
+
 def test_the_order_of_the_routes_does_not_matter(fitted: FittedRouter) -> None:
     turned = dict(reversed(examples().items()))
     again = fit(turned, negatives(), WordEmbedder(), max_false_abstain=0.0)
