@@ -9,6 +9,7 @@ encoder.json   the encoder: where it comes from, and its fingerprint; written la
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,6 +76,8 @@ def write_bundle(
         temporary = folder / f".{ENCODER}.tmp"
         temporary.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         temporary.replace(folder / ENCODER)
+        if encoder != OWN:  # what an earlier fine-tuning left
+            shutil.rmtree(folder / OWN, ignore_errors=True)
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be written: {error.strerror or error}") from error
 

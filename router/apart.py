@@ -1,15 +1,10 @@
 """Fit in a child process: a router that serves keeps its memory and its interpreter to itself meanwhile.
 
 Fitting takes some twenty seconds, loads scikit-learn, and would hold the interpreter lock while answers stream.
-The child ends with whoever started it: it watches its standard input.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
@@ -18,6 +13,7 @@ from typing import Any
 
 from router.artifact import FittedRouter, load_artifact
 from router.bulk import BulkEmbedder
+from router.child import Child, ChildFailed, read_job
 from router.embedding import OnnxEmbedder
 from router.errors import RouterError
 from router.fit import fit
@@ -26,8 +22,6 @@ from router.reference import Reference, load_reference
 __all__ = ["ApartFitter"]
 
 ROUTER, REFERENCE = "router.npz", "examples.npz"
-# Not `-m router.apart`: the package imports this module, which Python then warns of.
-COMMAND = "import sys; from router.apart import main; sys.exit(main())"
 
 
 class ApartFitter:
@@ -35,7 +29,7 @@ class ApartFitter:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._child: subprocess.Popen[str] | None = None
+        self._child: Child | None = None
         self._closed = False
 
     def fit(
@@ -84,38 +78,19 @@ class ApartFitter:
         with self._lock:
             if self._closed:
                 raise RouterError("fitting was ended: the program stops")
-            # The working directory makes `router` importable from a checkout that is not installed.
-            child = self._child = subprocess.Popen(
-                [sys.executable, "-c", COMMAND],
-                cwd=Path(__file__).parents[1],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-            )
-        assert child.stdin is not None
-        assert child.stdout is not None
+            child = self._child = Child("router.apart")
         try:
-            try:
-                child.stdin.write(json.dumps(job) + "\n")
-                child.stdin.flush()
-                refusal = child.stdout.read().strip()
-            except BrokenPipeError:  # ended before it had read all
-                refusal = ""
-            if child.wait() != 0:
-                raise RouterError(refusal or f"fitting was ended: exit code {child.returncode}")
+            child.run(job)
+        except ChildFailed as error:
+            raise RouterError(str(error) or f"fitting was ended: exit code {error.status}") from None
         finally:
-            child.kill()
-            child.wait()
-            child.stdin.close()
-            child.stdout.close()
             with self._lock:
                 self._child = None
 
 
 def main() -> int:
     """Fit what the first line of standard input describes; 1 with the reason on standard output when it cannot be."""
-    job = json.loads(sys.stdin.readline())
-    threading.Thread(target=_end_with_owner, daemon=True).start()
+    job = read_job()
     folder = Path(job["folder"])
     try:
         bulk = BulkEmbedder(OnnxEmbedder(Path(job["encoder"])), workers=job["workers"], progress=job["progress"])
@@ -126,8 +101,3 @@ def main() -> int:
         print(error)
         return 1
     return 0
-
-
-def _end_with_owner() -> None:
-    sys.stdin.read()
-    os._exit(1)

@@ -6,17 +6,16 @@ it reads new texts, so `split` keeps half of the texts from it: the router is ca
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import random
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from router.child import Child, ChildFailed, read_job
 from router.embedding import MANIFEST
 from router.errors import EmbeddingError, RouterError
 from router.examples import check_examples
@@ -39,8 +38,6 @@ UNWANTED_SHARE = 0.7
 BATCH_PAIRS = 32
 LEARNING_RATE = 2e-5
 WARMUP = 0.1
-# Not `-m router.finetune`: the package imports this module, which Python then warns of.
-COMMAND = "import sys; from router.finetune import main; sys.exit(main())"
 
 
 @dataclass(frozen=True)
@@ -116,20 +113,11 @@ def finetune(
         "seed": seed,
     }
     try:
-        # The working directory makes `router` importable from a checkout that is not installed.
-        child = subprocess.run(
-            [sys.executable, "-c", COMMAND],
-            input=json.dumps(job),
-            cwd=Path(__file__).parents[1],
-            stdout=subprocess.PIPE,
-            text=True,
-            timeout=timeout_s,
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise EmbeddingError(f"fine-tuning {str(source)!r} took longer than {timeout_s:.0f} s") from error
-    if child.returncode != 0:
-        raise EmbeddingError(child.stdout.strip() or f"fine-tuning {str(source)!r}: exit code {child.returncode}")
+        Child("router.finetune").run(job, timeout_s=timeout_s)
+    except TimeoutError:
+        raise EmbeddingError(f"fine-tuning {str(source)!r} took longer than {timeout_s:.0f} s") from None
+    except ChildFailed as error:
+        raise EmbeddingError(str(error) or f"fine-tuning {str(source)!r}: exit code {error.status}") from None
 
 
 def make_pairs(
@@ -153,7 +141,7 @@ def make_pairs(
 
 def main() -> int:
     """Do what standard input describes; 1 with the reason on standard output when it cannot be done."""
-    job = json.load(sys.stdin)
+    job = read_job()
     if Path(job["source"]).is_dir():
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:

@@ -198,6 +198,8 @@ def test_a_finetuned_encoder_is_not_fitted_again_on_what_it_knows(
     code, _, err = run("fit", "--examples", files[0], "--out", tmp_path / "again", "--finetune", encoder=tuned)
     assert code == 2
     assert "exported encoder" in err
+    assert run("fit", "--examples", files[0], "--out", tmp_path / "out", encoder=small_encoder)[0] == 0
+    assert not tuned.exists()  # a router on the configured encoder leaves none of its own behind
 
 
 @pytest.mark.parametrize(
