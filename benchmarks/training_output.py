@@ -130,7 +130,7 @@ def main() -> None:
     """Parse, render, write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path, help="a run's directory")
-    parser.add_argument("--command", default="pointsman build RECIPE --expert NAME", help="what made it")
+    parser.add_argument("--command", default="pointsman pipeline RECIPE --expert NAME", help="what made it")
     parser.add_argument("--write", type=Path, default=Path("docs/TRAINING_OUTPUT.md"))
     given = parser.parse_args()
     write_text(given.write, render(Run.open(given.run), given.command))
