@@ -62,6 +62,7 @@ def write_bundle(
     Raises:
         ConfigError: the directory cannot be written.
     """
+    had_own = _names_own(folder)
     local = encoder != OWN and ":" not in encoder and Path(encoder).exists()
     source = str(Path(encoder).resolve()) if local else encoder
     facts = {
@@ -76,10 +77,19 @@ def write_bundle(
         temporary = folder / f".{ENCODER}.tmp"
         temporary.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         temporary.replace(folder / ENCODER)
-        if encoder != OWN:  # what an earlier fine-tuning left
+        if had_own and source != OWN and Path(source) != (folder / OWN).resolve():  # an earlier fine-tuning's
             shutil.rmtree(folder / OWN, ignore_errors=True)
     except OSError as error:
         raise ConfigError(f"{folder}: cannot be written: {error.strerror or error}") from error
+
+
+def _names_own(folder: Path) -> bool:
+    """Whether the router in this directory has an encoder of its own beside it."""
+    try:
+        facts = json.loads((folder / ENCODER).read_text(encoding="utf-8"))
+        return bool(facts["source"] == OWN)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def read_bundle(folder: Path) -> Bundle:

@@ -5,6 +5,7 @@ The job is one line of JSON on the child's standard input; what the child says o
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -75,7 +76,8 @@ class Child:
             timer.cancel()
             process.kill()
             process.wait()
-            process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):  # what it had not read is written once more
+                process.stdin.close()
             process.stdout.close()
         if late.is_set():
             raise TimeoutError
@@ -83,7 +85,7 @@ class Child:
             raise ChildFailed(reason, status)
 
     def kill(self) -> None:
-        """End it; `run` raises."""
+        """End it; `run` raises, unless it had just finished."""
         self._process.kill()
 
 

@@ -58,7 +58,7 @@ class Classifier:
     """[n_clusters], index of the route or `OUTSIDE`."""
 
     duals: Vectors
-    """[n_texts, n_routes + 1], one regression a column, scope last; all zero where none was fitted."""
+    """[n_texts, n_routes + 1], one regression a column, scope last; zero for a text not fitted on."""
 
     offsets: Vectors
     """[n_routes + 1]."""

@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from router.child import Child, ChildFailed, read_job
 from router.embedding import MANIFEST
@@ -105,7 +106,7 @@ def finetune(
     """
     if (Path(source) / MANIFEST).is_file():
         raise EmbeddingError(f"{source} is an exported encoder, which cannot be trained: give what it was made from")
-    job = {
+    job: dict[str, Any] = {
         "source": str(source),
         "examples": {name: list(texts) for name, texts in examples.items()},
         "negatives": list(negatives),
@@ -113,7 +114,8 @@ def finetune(
         "seed": seed,
     }
     try:
-        Child("router.finetune").run(job, timeout_s=timeout_s)
+        with tempfile.TemporaryDirectory(prefix="pointsman-finetune-") as folder:
+            Child("router.finetune").run(job | {"folder": folder}, timeout_s=timeout_s)
     except TimeoutError:
         raise EmbeddingError(f"fine-tuning {str(source)!r} took longer than {timeout_s:.0f} s") from None
     except ChildFailed as error:
@@ -145,11 +147,11 @@ def main() -> int:
     if Path(job["source"]).is_dir():
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
-        with tempfile.TemporaryDirectory(prefix="pointsman-finetune-") as folder:
-            pairs = make_pairs(job["examples"], job["negatives"], seed=job["seed"])
-            _train(job["source"], pairs, Path(folder), job["seed"])
-            facts = {"source": f"{Path(job['source']).name}, fine-tuned", "finetuned": True}
-            export_onnx(Path(folder) / "tuned", Path(job["target"]), facts=facts)
+        pairs = make_pairs(job["examples"], job["negatives"], seed=job["seed"])
+        folder = Path(job["folder"])
+        _train(job["source"], pairs, folder, job["seed"])
+        facts = {"source": f"{Path(job['source']).name}, fine-tuned", "finetuned": True}
+        export_onnx(folder / "tuned", Path(job["target"]), facts=facts)
     except EmbeddingError as error:
         print(error)
         return 1

@@ -41,7 +41,11 @@ REGULARISATION_C = 10.0
 MAX_ITERATIONS = 100
 RIDGE = 0.03
 MAX_KERNEL_TEXTS = 6000
-"""Of more, the kernel kinds are fitted on so many, drawn at random: time grows with the cube of the number."""
+"""Of more, the kernel kinds are fitted on so many, drawn at random: time grows with the cube of the number, memory with
+its square, to some 0.4 GB a worker."""
+
+MIN_KERNEL_TEXTS = 200
+"""Of every route, and of the negatives, so many are drawn before any others."""
 
 
 def fit(
@@ -83,8 +87,8 @@ def fit(
     routes = tuple(sorted(examples))
     data = _embed(checked, routes, embedder, seed)
     pairs = build_pairs(data, embedder, seed)
-    # One thread: the problems are small, and spinning BLAS threads would fight a llama-server for the cores. The limit
-    # holds for libraries that are loaded already, so scikit-learn's come first.
+    # One thread a worker: the problems are small, and spinning BLAS threads would fight a llama-server for the cores.
+    # The limit holds for libraries that are loaded already, so scikit-learn's come first.
     for name in ("sklearn.cluster", "sklearn.linear_model", "scipy.linalg"):
         import_module(name)
     with (
@@ -221,21 +225,31 @@ def _fit_linear(vectors: Vectors, clusters: Indices) -> tuple[Vectors, Vectors]:
 def _fit_kernel(vectors: Vectors, labels: Indices, seed: int) -> tuple[Vectors, Vectors]:
     """Return the dual coefficients [n_texts, n_routes + 1] and offsets [n_routes + 1] of one ridge regression a column.
 
-    Each tells its own texts (1) from all others (-1). Of more than `MAX_KERNEL_TEXTS` a random part is fitted on, the
-    other rows are zero. Source: Saunders et al., "Ridge Regression Learning Algorithm in Dual Variables", ICML 1998.
+    Each tells its own texts (1) from all others (-1). Of more than `MAX_KERNEL_TEXTS` a part is fitted on, the other
+    rows are zero. Source: Saunders et al., "Ridge Regression Learning Algorithm in Dual Variables", ICML 1998.
     """
     from scipy.linalg import cho_factor, cho_solve
 
     columns = [labels == route for route in range(int(labels.max()) + 1)] + [labels != OUTSIDE]
     targets = np.where(np.stack(columns, axis=1), np.float32(1), np.float32(-1))
     offsets = targets.mean(axis=0)
-    fitted_on = np.sort(np.random.default_rng(seed).permutation(len(vectors))[:MAX_KERNEL_TEXTS])
+    fitted_on = _draw(labels, seed)
     chosen = vectors[fitted_on]
     kernel = apply_kernel(chosen @ chosen.T)
     kernel[np.diag_indices_from(kernel)] += np.float32(RIDGE)
     duals = np.zeros_like(targets)
     duals[fitted_on] = cho_solve(cho_factor(kernel, overwrite_a=True), targets[fitted_on] - offsets)
     return duals, offsets
+
+
+def _draw(labels: Indices, seed: int) -> Indices:
+    """Return the rows of `MAX_KERNEL_TEXTS` texts, ascending; of fewer, all."""
+    order = np.random.default_rng(seed).permutation(len(labels))
+    early = np.zeros(len(labels), dtype=np.bool_)
+    for label in np.unique(labels):
+        early[order[labels[order] == label][:MIN_KERNEL_TEXTS]] = True
+    order = np.concatenate([order[early[order]], order[~early[order]]])
+    return np.sort(order[:MAX_KERNEL_TEXTS])
 
 
 def _out_of_fold(

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import pytest
 
 from router.child import Child, ChildFailed
 
 
-def test_a_child_that_takes_too_long_is_ended() -> None:
+def test_a_child_that_takes_too_long_is_ended(capfd: pytest.CaptureFixture[str]) -> None:
     child = Child("router.apart")
-    started = time.monotonic()
     with pytest.raises(TimeoutError):
         child.run({}, timeout_s=0.01)
-    assert time.monotonic() - started < 5
+    assert capfd.readouterr().err == ""  # it would have found the job to be none
 
 
 def test_a_child_that_is_ended_tells_its_status() -> None:

@@ -31,12 +31,14 @@ def experts() -> list[Expert]:
 
 
 @pytest.fixture(scope="module")
-def shipped(experts: list[Expert], cache_dir: Path) -> tuple[FittedRouter, OnnxEmbedder]:
+def shipped(
+    experts: list[Expert], encoder_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[FittedRouter, OnnxEmbedder]:
     settings = Settings()
     factory = RouterFactory(
-        settings.router.encoder,
+        str(encoder_dir),
         ROOT / settings.experts.out_of_scope if settings.experts.out_of_scope else None,
-        cache_dir,
+        tmp_path_factory.mktemp("cache"),  # a router fitted before would hide what became of fitting
         threads=2,
         false_abstain=settings.router.false_abstain,
     )
@@ -67,7 +69,9 @@ def test_every_kind_of_evidence_speaks(shipped: tuple[FittedRouter, OnnxEmbedder
 
 
 def test_what_is_asked_stands_in_no_data_file(experts: list[Expert], asked: Asked) -> None:
-    known = {line["text"] for line in _lines(ROOT / "experts" / "out_of_scope.jsonl")}
+    known = {
+        line["text"] for name in ("out_of_scope", "unrelated") for line in _lines(ROOT / "experts" / f"{name}.jsonl")
+    }
     for expert in experts:
         known |= {line["text"] for line in _lines(expert.examples_path)}
         known |= {row["instruction"] for row in json.loads(expert.dataset_path.read_text(encoding="utf-8"))}

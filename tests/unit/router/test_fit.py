@@ -157,9 +157,18 @@ def test_kernel_and_scope_still_tell_texts_apart_beyond_the_number_they_are_fitt
     monkeypatch.setattr(import_module("router.fit"), "MAX_KERNEL_TEXTS", 40)
     fitted = fit(examples(), negatives(), WordEmbedder())
     assert len(fitted.witnesses.classifier.duals) > 40
-    assert np.count_nonzero(fitted.witnesses.classifier.duals.any(axis=1)) == 40
+    fitted_on = fitted.witnesses.classifier.duals.any(axis=1)
+    assert np.count_nonzero(fitted_on) == 40
     texts = [NEW_GARDEN, NEW_OTHER]
     garden, other = fitted.witnesses.evidence(texts, WordEmbedder().embed(texts))
     bread_route, garden_route = range(2)
     assert garden[garden_route, KERNEL] > garden[bread_route, KERNEL] + 0.2
     assert garden[garden_route, SCOPE] > other[garden_route, SCOPE] + 0.2
+
+
+def test_few_texts_of_a_route_are_among_those_that_its_kernel_is_fitted_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(import_module("router.fit"), "MAX_KERNEL_TEXTS", 40)
+    monkeypatch.setattr(import_module("router.fit"), "MIN_KERNEL_TEXTS", 8)
+    texts = examples() | {"bread": examples()["bread"][:8]}
+    classifier = fit(texts, negatives(), WordEmbedder()).witnesses.classifier
+    assert classifier.duals[classifier.text_routes == 0].any(axis=1).sum() == 8
