@@ -103,7 +103,7 @@ def fit(
         steps = _Steps(data, len(groups), seed, progress)
         witnesses = threads.submit(steps.fit_on, np.ones(len(data.labels), dtype=np.bool_))
         evidence, signals = _out_of_fold(data, pairs, steps, threads)
-        strangers = _meet_strangers(data, groups, len(checked.judged), steps)
+        strangers = _meet_strangers(data, groups, len(checked.judged), steps, threads)
         judged = slice(len(checked.judged))
         gate, metrics = calibrate(evidence[judged], data.labels[judged], strangers, max_false_abstain=max_false_abstain)
         continuation, more = fit_continuation(pairs, signals, gate)
@@ -279,16 +279,17 @@ def _group_strangers(n_routes: int) -> list[npt.NDArray[np.bool_]]:
 
 
 def _meet_strangers(
-    data: Corpus, groups: Sequence[npt.NDArray[np.bool_]], n_judged: int, steps: _Steps
+    data: Corpus, groups: Sequence[npt.NDArray[np.bool_]], n_judged: int, steps: _Steps, threads: ThreadPoolExecutor
 ) -> list[Evidence]:
     """Weigh the texts of some routes by witnesses that do not know these: what an unwanted text may look like."""
-    found = []
-    for group in groups:
+
+    def weigh(group: npt.NDArray[np.bool_]) -> Evidence:
         left_out = group[data.labels] & (data.labels != OUTSIDE)
         witnesses = steps.fit_on(~left_out)
         rows = np.flatnonzero(left_out[:n_judged])
-        found.append(witnesses.evidence([data.texts[row] for row in rows], data.vectors[rows]))
-    return found
+        return witnesses.evidence([data.texts[row] for row in rows], data.vectors[rows])
+
+    return list(threads.map(weigh, groups))
 
 
 def _folds_of(data: Corpus) -> list[int]:

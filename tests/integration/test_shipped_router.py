@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from routing_data import Labelled, expert_questions, read_rows
 
 from gateway.experts import Expert, load_expert
 from gateway.routing import RouterFactory
@@ -15,14 +15,13 @@ from router import FittedRouter, OnnxEmbedder
 from router.classifier import KERNEL, LEXICAL, LINEAR, NEAREST, SCOPE
 
 ROOT = Path(__file__).parents[2]
-FILES = sorted((ROOT / "benchmarks" / "data").glob("acceptance*.jsonl"))
-Asked = list[tuple[str, str | None]]
 
 
 @pytest.fixture(scope="module")
-def asked() -> Asked:
-    rows = [json.loads(line) for path in FILES for line in path.read_text(encoding="utf-8").splitlines() if line]
-    return [(row["text"], None if row["expert"] == "base" else row["expert"]) for row in rows]
+def asked() -> Labelled:
+    found = [rows for source, rows in expert_questions().items() if source.startswith("acceptance")]
+    assert len(found) == 4
+    return [row for rows in found for row in rows]
 
 
 @pytest.fixture(scope="module")
@@ -31,22 +30,24 @@ def experts() -> list[Expert]:
 
 
 @pytest.fixture(scope="module")
-def shipped(
-    experts: list[Expert], encoder_dir: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[FittedRouter, OnnxEmbedder]:
+def factory(encoder_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> RouterFactory:
     settings = Settings()
-    factory = RouterFactory(
+    return RouterFactory(
         str(encoder_dir),
         ROOT / settings.experts.out_of_scope if settings.experts.out_of_scope else None,
         tmp_path_factory.mktemp("cache"),  # a router fitted before would hide what became of fitting
         threads=2,
         false_abstain=settings.router.false_abstain,
     )
+
+
+@pytest.fixture(scope="module")
+def shipped(factory: RouterFactory, experts: list[Expert]) -> tuple[FittedRouter, OnnxEmbedder]:
     return factory.fitted(experts)
 
 
 def test_questions_reach_their_expert_and_all_others_the_base(
-    shipped: tuple[FittedRouter, OnnxEmbedder], asked: Asked
+    shipped: tuple[FittedRouter, OnnxEmbedder], asked: Labelled
 ) -> None:
     fitted, embedder = shipped
     texts = [text for text, _ in asked]
@@ -58,7 +59,7 @@ def test_questions_reach_their_expert_and_all_others_the_base(
     assert np.mean(outside) >= 0.95
 
 
-def test_every_kind_of_evidence_speaks(shipped: tuple[FittedRouter, OnnxEmbedder], asked: Asked) -> None:
+def test_every_kind_of_evidence_speaks(shipped: tuple[FittedRouter, OnnxEmbedder], asked: Labelled) -> None:
     fitted, embedder = shipped
     texts = [text for text, _ in asked]
     evidence = fitted.witnesses.evidence(texts, embedder.embed(texts)).max(axis=1)
@@ -68,18 +69,11 @@ def test_every_kind_of_evidence_speaks(shipped: tuple[FittedRouter, OnnxEmbedder
         assert high - low > evidence[:, kind].std(), kind
 
 
-def test_what_is_asked_stands_in_no_data_file(experts: list[Expert], asked: Asked) -> None:
-    known = {
-        line["text"] for name in ("out_of_scope", "unrelated") for line in _lines(ROOT / "experts" / f"{name}.jsonl")
-    }
-    for expert in experts:
-        known |= {line["text"] for line in _lines(expert.examples_path)}
-        known |= {row["instruction"] for row in json.loads(expert.dataset_path.read_text(encoding="utf-8"))}
+def test_what_is_asked_stands_in_no_data_file(factory: RouterFactory, experts: list[Expert], asked: Labelled) -> None:
+    source = factory.read_source(experts)
+    known = [*source.negatives, *(text for texts in source.examples.values() for text in texts)]
+    known += [row["text"] for row in read_rows(ROOT / "experts" / "unrelated.jsonl")]
     assert not {_plain(text) for text in known} & {_plain(text) for text, _ in asked}
-
-
-def _lines(path: Path) -> list[dict[str, str]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
 
 
 def _plain(text: str) -> str:
