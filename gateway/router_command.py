@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from router import (
+    BulkEmbedder,
     Decided,
     Evaluation,
     Explanation,
@@ -101,7 +102,7 @@ def _fit_into(
 ) -> tuple[FittedRouter, Overlap]:
     try:
         judged, embedder = _finetune(factory, source, out) if finetuned else (source, factory.encoder_to_fit())
-        bulk = factory.bulk(embedder)
+        bulk = BulkEmbedder(embedder, workers=factory.threads, progress=True) if finetuned else factory.bulk(embedder)
         fitted = fit(
             judged.examples,
             judged.negatives,
@@ -112,6 +113,7 @@ def _fit_into(
             progress=True,
         )
         reference = Reference.build(source.examples, source.negatives, bulk)
+        bulk.save()
     except RouterError as error:
         raise ConfigError(f"router: {error}") from error
     write_bundle(out, fitted, reference, embedder, OWN if finetuned else factory.encoder)

@@ -123,6 +123,7 @@ class RouterFactory:
         self.false_abstain = false_abstain
         self._opened: dict[str, OnnxEmbedder] = {}
         self._fitter = ApartFitter()
+        self._vectors = cache_dir / "router" / "vectors.npz"
 
     def build(self, experts: Sequence[Expert], *, remembers: bool = True) -> Router | None:
         """Make a router; None when there are no experts.
@@ -220,6 +221,7 @@ class RouterFactory:
                 max_false_abstain=self.false_abstain,
                 workers=self.threads,
                 progress=True,
+                vectors=self._vectors,
             )
         except RouterError as error:
             raise ConfigError(f"router: {error}") from error
@@ -236,8 +238,8 @@ class RouterFactory:
         self._fitter.close()
 
     def bulk(self, embedder: Embedder) -> BulkEmbedder:
-        """An embedder for many texts, with progress on a terminal."""
-        return BulkEmbedder(embedder, workers=self.threads, progress=True)
+        """An embedder for many texts, with progress on a terminal; it knows those of the last fit."""
+        return BulkEmbedder(embedder, workers=self.threads, progress=True, store=self._vectors)
 
     def open_encoder(self, encoder: str) -> OnnxEmbedder:
         """Open an encoder, exporting it the first time.
@@ -249,7 +251,7 @@ class RouterFactory:
             log.info("opening the encoder; its first start exports it", extra={"encoder": encoder})
             try:
                 folder = ensure_encoder(self.locate_encoder(encoder), self._cache_dir / "encoders")
-                self._opened[encoder] = OnnxEmbedder(folder)
+                self._opened[encoder] = OnnxEmbedder(folder, threads=self.threads)
             except RouterError as error:
                 raise ConfigError(f"router: {error}") from error
         return self._opened[encoder]

@@ -43,11 +43,13 @@ class ApartFitter:
         max_false_abstain: float = 0.05,
         workers: int = 1,
         progress: bool = False,
+        vectors: Path | None = None,
     ) -> tuple[FittedRouter, Reference]:
         """Do what `router.fit.fit` does, and gather the labelled texts with their vectors.
 
         Args:
             workers: threads that embed, and that fit.
+            vectors: where `BulkEmbedder` keeps them for the next fit.
 
         Raises:
             RouterError: as `fit`; or the child was ended, by `close` or otherwise.
@@ -62,6 +64,7 @@ class ApartFitter:
                 "max_false_abstain": max_false_abstain,
                 "workers": workers,
                 "progress": progress,
+                "vectors": str(vectors.resolve()) if vectors else None,
                 "folder": folder,
             }
             self._run(job)
@@ -93,10 +96,16 @@ def main() -> int:
     job = read_job()
     folder = Path(job["folder"])
     try:
-        bulk = BulkEmbedder(OnnxEmbedder(Path(job["encoder"])), workers=job["workers"], progress=job["progress"])
+        bulk = BulkEmbedder(
+            OnnxEmbedder(Path(job["encoder"])),
+            workers=job["workers"],
+            progress=job["progress"],
+            store=Path(job["vectors"]) if job["vectors"] else None,
+        )
         given = {key: job[key] for key in ("passages", "seed", "max_false_abstain", "workers", "progress")}
         fit(job["examples"], job["negatives"], bulk, **given).save(folder / ROUTER)
         Reference.build(job["examples"], job["negatives"], bulk).save(folder / REFERENCE)
+        bulk.save()
     except RouterError as error:
         print(error)
         return 1

@@ -1,13 +1,23 @@
-"""Embed many texts, each once, on several threads, with progress. For fitting and reports; `Batcher` serves."""
+"""Embed many texts, each once, on several threads, with progress. For fitting and reports; `Batcher` serves.
+
+Most of a router's texts are those of the fit before, and embedding takes longer than fitting: vectors may be kept in a
+file. Owns its format.
+"""
 
 from __future__ import annotations
 
+import json
+import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 
+from router.archive import write_archive
 from router.embedding import Embedder, Vectors
+
+FORMAT = 1
 
 PIECE = 16
 """Texts in one task of a thread: short enough for the progress to move."""
@@ -19,16 +29,22 @@ SHOW_FROM = 500
 class BulkEmbedder:
     """An `Embedder` over another that remembers every vector it has given."""
 
-    def __init__(self, embedder: Embedder, *, workers: int = 1, progress: bool = False) -> None:
+    def __init__(
+        self, embedder: Embedder, *, workers: int = 1, progress: bool = False, store: Path | None = None
+    ) -> None:
         """Wrap.
 
         Args:
             workers: threads that embed, each one text at a time.
             progress: show a bar on standard error when that is a terminal.
+            store: what an earlier one with the same encoder saved, or where `save` shall write; a file that is missing,
+                damaged or of another encoder holds nothing.
         """
         self._embedder = embedder
         self._workers = workers
         self._progress = progress
+        self._store = store
+        self._stored = _read(store, embedder.fingerprint, embedder.dim) if store else {}
         self._known: dict[str, Vectors] = {}
         self.dim = embedder.dim
         self.fingerprint = embedder.fingerprint
@@ -43,8 +59,10 @@ class BulkEmbedder:
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Embed texts, in order: float32 [n_texts, dim], unit length. See `Embedder.embed`."""
+        unseen = {text for text in texts if text not in self._known}
+        self._known.update((text, self._stored[text]) for text in unseen if text in self._stored)
         # By length, so that the pieces of one moment take about as long as each other; the longest first.
-        missing = sorted({text for text in texts if text not in self._known}, key=len, reverse=True)
+        missing = sorted(unseen.difference(self._known), key=len, reverse=True)
         pieces = [missing[start : start + PIECE] for start in range(0, len(missing), PIECE)]
         if pieces:
             from tqdm import tqdm
@@ -60,3 +78,25 @@ class BulkEmbedder:
         if not texts:
             return np.empty((0, self.dim), dtype=np.float32)
         return np.stack([self._known[text] for text in texts])
+
+    def save(self) -> None:
+        """Write the vectors that were asked for, and no others, to the store, replacing it in one step.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if self._store is not None and self._known.keys() != self._stored.keys():
+            meta = {"format": FORMAT, "embedder": self.fingerprint, "texts": list(self._known)}
+            write_archive(self._store, meta, {"vectors": np.stack(list(self._known.values()))})
+
+
+def _read(path: Path, fingerprint: str, dim: int) -> dict[str, Vectors]:
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            meta = json.loads(archive["meta"].tobytes())
+            if meta["format"] != FORMAT or meta["embedder"] != fingerprint:
+                return {}
+            vectors = archive["vectors"]
+            return dict(zip(meta["texts"], vectors, strict=True)) if vectors.shape[1] == dim else {}
+    except (OSError, EOFError, ValueError, KeyError, TypeError, IndexError, zipfile.BadZipFile):
+        return {}

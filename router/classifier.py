@@ -43,10 +43,10 @@ class Classifier:
     """Fitted arrays; equal arrays give equal evidence on every machine with the same encoder."""
 
     texts: Vectors
-    """[n_texts, dim], the examples and the negatives."""
+    """[n_texts, dim], the negatives and the examples, in the order of `text_routes`."""
 
     text_routes: Indices
-    """[n_texts], index of the route or `OUTSIDE`."""
+    """[n_texts], index of the route or `OUTSIDE`, ascending."""
 
     weights: Vectors
     """[n_clusters, dim]."""
@@ -55,7 +55,7 @@ class Classifier:
     """[n_clusters]."""
 
     cluster_routes: Indices
-    """[n_clusters], index of the route or `OUTSIDE`."""
+    """[n_clusters], index of the route or `OUTSIDE`, ascending."""
 
     duals: Vectors
     """[n_texts, n_routes + 1], one regression a column, scope last; zero for a text not fitted on."""
@@ -74,8 +74,9 @@ class Classifier:
         cosines = vectors @ self.texts.T
         values = apply_kernel(cosines) @ self.duals + self.offsets
         result[:, :, LINEAR] = self._linear(vectors)
+        starts = np.searchsorted(self.text_routes, np.arange(self.n_routes + 1))
         for route in range(self.n_routes):
-            result[:, route, NEAREST] = mean_of_largest(cosines[:, self.text_routes == route])
+            result[:, route, NEAREST] = mean_of_largest(cosines[:, starts[route] : starts[route + 1]])
         result[:, :, KERNEL] = values[:, :-1]
         result[:, :, SCOPE] = values[:, -1:]
         return result
@@ -97,7 +98,8 @@ class Classifier:
         logits = (vectors @ self.weights.T + self.biases).astype(np.float64)
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))
         powers /= powers.sum(axis=1, keepdims=True)
-        sums = np.stack([powers[:, self.cluster_routes == route].sum(axis=1) for route in range(self.n_routes)], axis=1)
+        starts = np.searchsorted(self.cluster_routes, np.arange(self.n_routes))
+        sums = np.add.reduceat(powers, starts, axis=1)
         probabilities = np.clip(sums, MIN_PROBABILITY, 1 - MIN_PROBABILITY)
         odds: Evidence = np.log(probabilities / (1 - probabilities))
         return odds

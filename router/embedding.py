@@ -10,6 +10,7 @@ import hashlib
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,7 +22,7 @@ from router.errors import EmbeddingError
 
 Vectors = npt.NDArray[np.float32]
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST, MODEL, TOKENIZER = "encoder.json", "model.onnx", "tokenizer.json"
 
 CHARACTERS_PER_TOKEN = 64
@@ -59,7 +60,8 @@ class OnnxEmbedder:
 
     Every text runs through the graph alone, without padding. Dynamic quantisation takes its scale from the whole input
     tensor, so that in a batch a text's vector would depend on its neighbours, and two replicas could decide
-    differently. Many texts go faster on several threads, each with a text of its own.
+    differently. Many texts go faster on several threads, each with a text of its own; a text that is alone is read by
+    several threads together, which changes nothing about its vector.
 
     A text is read with every run of white space as one space, and in lower case where the tokenizer folds case anyway.
     One above the model's limit is read by its head and tail, half each: in long prompts the question stands before or
@@ -71,7 +73,8 @@ class OnnxEmbedder:
 
         Args:
             model_dir: what `ensure_encoder` returned.
-            threads: CPU threads of one `embed`; they do not spin, since llama.cpp needs the cores.
+            threads: CPU threads that a text may have while no other is read. They spin only while they read it, since
+                llama.cpp needs the cores.
 
         Raises:
             EmbeddingError: the directory is missing, damaged or of another format.
@@ -87,7 +90,8 @@ class OnnxEmbedder:
         identity = {key: manifest[key] for key in ("format", "dim", "max_tokens", "files", "prompt") if key in manifest}
         self.fingerprint: str = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         self._prompt: str = manifest.get("prompt", "")
-        self._session, self._tokenizer = _open_runtime(model_dir, threads)
+        self._session, self._wide_session, self._tokenizer = _open_runtime(model_dir, threads)
+        self._alone = threading.Lock()
         self._folds_case = _folds_case(json.loads(self._tokenizer.to_str())["normalizer"])
         # Special tokens stand at both ends ([CLS] … [SEP]) and must survive the cut.
         self._tail = self.max_tokens // 2
@@ -104,13 +108,14 @@ class OnnxEmbedder:
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Embed texts one by one: float32 [n_texts, dim], unit length. See `Embedder.embed`."""
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
-        for row, text in enumerate(texts):
-            ids = np.array([self._token_ids(text)], dtype=np.int64)
-            try:
-                (output,) = self._session.run(["embedding"], {"input_ids": ids, "attention_mask": np.ones_like(ids)})
-            except RuntimeError as error:
-                raise EmbeddingError(f"the encoder failed on a text of {ids.size} tokens: {error}") from error
-            vectors[row] = output[0]
+        alone = len(texts) == 1 and self._alone.acquire(blocking=False)
+        session = self._wide_session if alone else self._session
+        try:
+            for row, text in enumerate(texts):
+                vectors[row] = self._read(text, session)
+        finally:
+            if alone:
+                self._alone.release()
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         vectors /= np.maximum(norms, np.float32(1e-12))
         return vectors
@@ -118,6 +123,14 @@ class OnnxEmbedder:
     def count_tokens(self, texts: Sequence[str]) -> int:
         """Count the tokens read, after cutting, special tokens included."""
         return sum(len(self._token_ids(text)) for text in texts)
+
+    def _read(self, text: str, session: Any) -> Vectors:
+        ids = np.array([self._token_ids(text)], dtype=np.int64)
+        try:
+            ((vector,),) = session.run(["embedding"], {"input_ids": ids, "attention_mask": np.ones_like(ids)})
+        except RuntimeError as error:
+            raise EmbeddingError(f"the encoder failed on a text of {ids.size} tokens: {error}") from error
+        return vector  # type: ignore[no-any-return]
 
     def _token_ids(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(self._prompt + self.normalise(text)).ids
@@ -208,21 +221,28 @@ def _folds_case(normaliser: Any) -> bool:
     return lowers or normaliser.get("type") == "Lowercase"
 
 
-def _open_runtime(model_dir: Path, threads: int) -> tuple[Any, Any]:
+def _open_runtime(model_dir: Path, threads: int) -> tuple[Any, Any, Any]:
+    """Return a session of one thread, one of several (the same one for 1), and the tokenizer."""
     try:
         import onnxruntime
         from tokenizers import Tokenizer
     except ImportError as error:
         raise EmbeddingError(f"the encoder needs the packages onnxruntime and tokenizers: {error}") from error
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+
+    def open_session(n_threads: int) -> Any:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = n_threads
+        options.inter_op_num_threads = 1
+        # Waking a sleeping thread for every operator would take longer than the operator.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        return onnxruntime.InferenceSession(str(model_dir / MODEL), options, providers=["CPUExecutionProvider"])
+
     try:
-        session = onnxruntime.InferenceSession(str(model_dir / MODEL), options, providers=["CPUExecutionProvider"])
+        session = open_session(1)
+        wide_session = open_session(threads) if threads > 1 else session
         tokenizer = Tokenizer.from_file(str(model_dir / TOKENIZER))
     except Exception as error:
         raise EmbeddingError(f"{model_dir} cannot be loaded: {error}") from error
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    return session, tokenizer
+    return session, wide_session, tokenizer

@@ -177,9 +177,10 @@ class _Steps:
 
 def fit_classifier(vectors: Vectors, labels: Indices, seed: int) -> Classifier:
     """Fit the four kinds of evidence on embedded texts, labelled by route or `OUTSIDE`; see `Classifier`."""
-    n_routes = int(labels.max()) + 1
+    order = np.argsort(labels, kind="stable")
+    vectors, labels = vectors[order], labels[order]
     clusters, cluster_routes = np.empty(len(labels), dtype=np.int64), list[int]()
-    for label in [*range(n_routes), *([OUTSIDE] if labels.min() == OUTSIDE else [])]:
+    for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
         found = _cluster(vectors[members], seed)
         clusters[members] = found + len(cluster_routes)

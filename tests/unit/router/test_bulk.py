@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,3 +31,41 @@ def test_a_failure_reaches_the_caller(embedder: WordEmbedder) -> None:
     embedder.poison = "poison"
     with pytest.raises(EmbeddingError, match="poison"):
         BulkEmbedder(embedder, workers=2).embed(["fine", "poison"])
+
+
+def test_what_was_saved_is_not_embedded_again(embedder: WordEmbedder, tmp_path: Path) -> None:
+    store = tmp_path / "router" / "vectors.npz"
+    first = BulkEmbedder(embedder, store=store)
+    vectors = first.embed(["one text", "another", "a third"])
+    first.save()
+    embedder.batches.clear()
+    second = BulkEmbedder(embedder, store=store)
+    np.testing.assert_array_equal(second.embed(["a third", "new", "one text"])[[0, 2]], vectors[[2, 0]])
+    assert embedder.batches == [["new"]]
+    second.save()
+    embedder.batches.clear()
+    BulkEmbedder(embedder, store=store).embed(["new", "a third", "another"])
+    assert embedder.batches == [["another"]], "it was not asked for the second time, and is kept no longer"
+
+
+@pytest.mark.parametrize("damage", ["cut", "other encoder", "other size", "text"])
+def test_a_store_that_cannot_be_used_holds_nothing(embedder: WordEmbedder, tmp_path: Path, damage: str) -> None:
+    store = tmp_path / "vectors.npz"
+    bulk = BulkEmbedder(embedder, store=store)
+    vectors = bulk.embed(["one text"])
+    bulk.save()
+    other = WordEmbedder()
+    if damage == "cut":
+        store.write_bytes(store.read_bytes()[:-40])
+    elif damage == "text":
+        store.write_text("not an archive")
+    elif damage == "other encoder":
+        other.fingerprint = "another"
+    else:
+        other.dim += 1
+    again = BulkEmbedder(other, store=store)
+    again.embed(["one text"])
+    assert other.batches == [["one text"]]
+    if damage in {"cut", "text"}:
+        again.save()
+        np.testing.assert_array_equal(BulkEmbedder(WordEmbedder(), store=store).embed(["one text"]), vectors)

@@ -9,14 +9,14 @@ from router.classifier import GAMMA, KERNEL, LINEAR, NEAREST, OUTSIDE, SCOPE, Cl
 @pytest.fixture
 def classifier() -> Classifier:
     """Two routes on the axes of a plane and one negative between them on the far side."""
-    texts = np.array([[1.0, 0.0], [0.6, 0.8], [0.0, 1.0], [-1.0, 0.0]], dtype=np.float32)
+    texts = np.array([[-1.0, 0.0], [1.0, 0.0], [0.6, 0.8], [0.0, 1.0]], dtype=np.float32)
     return Classifier(
         texts=texts,
-        text_routes=np.array([0, 0, 1, OUTSIDE]),
-        weights=np.array([[2.0, 0.0], [1.0, 1.0], [0.0, 2.0], [-2.0, 0.0]], dtype=np.float32),
+        text_routes=np.array([OUTSIDE, 0, 0, 1]),
+        weights=np.array([[-2.0, 0.0], [2.0, 0.0], [1.0, 1.0], [0.0, 2.0]], dtype=np.float32),
         biases=np.zeros(4, dtype=np.float32),
-        cluster_routes=np.array([0, 0, 1, OUTSIDE]),
-        duals=np.array([[1, 0, 0], [0, 0, 0], [0, 1, 0], [0, 0, -1]], dtype=np.float32),
+        cluster_routes=np.array([OUTSIDE, 0, 0, 1]),
+        duals=np.array([[0, 0, -1], [1, 0, 0], [0, 0, 0], [0, 1, 0]], dtype=np.float32),
         offsets=np.array([0.0, 0.5, 2.0], dtype=np.float32),
     )
 

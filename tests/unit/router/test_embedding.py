@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from router import EmbeddingError, OnnxEmbedder, ensure_encoder
-from router.embedding import CHARACTERS_PER_TOKEN, MANIFEST, MODEL, TOKENIZER, _folds_case, hash_file
+from router.embedding import CHARACTERS_PER_TOKEN, FORMAT, MANIFEST, MODEL, TOKENIZER, _folds_case, hash_file
 
 EDITS: dict[str, Callable[[Path], object]] = {
     "no manifest": lambda folder: (folder / MANIFEST).unlink(),
@@ -35,7 +35,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / MODEL).write_bytes(b"weights")
     (tmp_path / TOKENIZER).write_text("tokens")
     files = {name: hash_file(tmp_path / name) for name in (MODEL, TOKENIZER)}
-    (tmp_path / MANIFEST).write_text(json.dumps({"format": 1, "dim": 4, "max_tokens": 16, "files": files}))
+    (tmp_path / MANIFEST).write_text(json.dumps({"format": FORMAT, "dim": 4, "max_tokens": 16, "files": files}))
     return tmp_path
 
 
@@ -74,6 +74,13 @@ def test_the_exported_encoder_agrees_with_sentence_transformers_in_any_batch(enc
     assert vectors[1] @ near > vectors[1] @ far + 0.3
     manifest = json.loads((encoder_dir / MANIFEST).read_text())
     assert manifest["parity"]["mean"] >= 0.98
+
+
+@pytest.mark.integration
+def test_a_text_read_by_several_threads_has_the_same_vector(encoder_dir: Path) -> None:
+    alone, together = OnnxEmbedder(encoder_dir), OnnxEmbedder(encoder_dir, threads=3)
+    for text in ("hi", "How do I prune a climbing rose in late winter?", "many words of all kinds " * 80):
+        np.testing.assert_array_equal(together.embed([text]), alone.embed([text]))
 
 
 @pytest.mark.integration

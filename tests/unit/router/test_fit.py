@@ -7,7 +7,7 @@ import pytest
 from unit.router.word_embedder import WordEmbedder, examples, negatives
 
 from router import FittedRouter, RouterError, fit
-from router.classifier import KERNEL, SCOPE
+from router.classifier import KERNEL, OUTSIDE, SCOPE
 
 NEW_GARDEN = "please help with the compost and mulch of a seedling hedge"
 NEW_BREAD = "can you tell what yeast and flour the oven crust should have"
@@ -172,3 +172,10 @@ def test_few_texts_of_a_route_are_among_those_that_its_kernel_is_fitted_on(monke
     texts = examples() | {"bread": examples()["bread"][:8]}
     classifier = fit(texts, negatives(), WordEmbedder()).witnesses.classifier
     assert classifier.duals[classifier.text_routes == 0].any(axis=1).sum() == 8
+
+
+def test_what_decides_is_kept_in_the_order_of_the_routes(fitted: FittedRouter) -> None:
+    classifier = fitted.witnesses.classifier
+    for routes in (classifier.text_routes, classifier.cluster_routes):
+        assert routes[0] == OUTSIDE
+        assert (np.diff(routes) >= 0).all()
