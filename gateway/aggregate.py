@@ -6,16 +6,14 @@ llama-server would have sent. Knows the three shapes of ``schemas.Shape``, nothi
 
 from __future__ import annotations
 
-import json
 from typing import Any
+
+from pydantic_core import from_json
 
 from .errors import BackendUnavailable
 from .schemas import Shape
 
 __all__ = ["Aggregate", "event_data"]
-
-
-_DECODE = json.JSONDecoder().decode
 
 
 def event_data(event: bytes) -> Any:
@@ -24,16 +22,32 @@ def event_data(event: bytes) -> Any:
     Raises:
         BackendUnavailable: the data is not JSON.
     """
+    data = _data_lines(event)
+    if not data:
+        return None
+    try:
+        return from_json(data)
+    except ValueError as error:
+        raise BackendUnavailable(f"The backend sent an event that is not JSON: {data[:200]!r}") from error
+
+
+def _data_lines(event: bytes) -> bytes:
+    """The text of an event's ``data`` lines; ``b""`` for comments, ``[DONE]`` and events without data."""
     if event.startswith(b"data: ") and b"\n" not in event:  # as nearly all are
         data = event[6:]
     else:
         data = b"\n".join(line[5:].strip() for line in event.split(b"\n") if line.startswith(b"data:"))
-    if not data or data == b"[DONE]":
-        return None
+    return b"" if data == b"[DONE]" else data
+
+
+def _all_data(events: bytes) -> list[Any]:
+    """What ``event_data`` gives of each of these events, without the Nones, read as one list: half the time."""
+    each = events.split(b"\n\n")
     try:
-        return _DECODE(data.decode())  # json.loads would guess the encoding first
-    except ValueError as error:
-        raise BackendUnavailable(f"The backend sent an event that is not JSON: {data[:200]!r}") from error
+        found = from_json(b"[%b]" % b",".join(filter(None, map(_data_lines, each))))
+    except ValueError:
+        found = [event_data(event) for event in each]  # names the one that is not JSON
+    return [data for data in found if data is not None]
 
 
 class Aggregate:
@@ -50,11 +64,10 @@ class Aggregate:
         Raises:
             BackendUnavailable: the data of one is not JSON.
         """
-        for event in events.split(b"\n\n"):
-            self._add(event)
+        for data in _all_data(events):
+            self._add(data)
 
-    def _add(self, event: bytes) -> None:
-        data = event_data(event)
+    def _add(self, data: Any) -> None:
         if not isinstance(data, dict):
             return
         if self._shape is Shape.RESPONSE:

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import numpy as np
+from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -156,7 +157,7 @@ async def _complete(request: Request, send: Send, record: Record, shape: Shape) 
         finally:
             await answer.aclose()
     record.finish(200)
-    return JSONResponse(body, headers=_headers(answer.facts))
+    return Response(to_json(body), headers=_headers(answer.facts), media_type="application/json")
 
 
 async def _stream(

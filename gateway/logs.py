@@ -51,6 +51,8 @@ class _Text(logging.Formatter):
 
 def set_up_logging(level: str, format_: str) -> None:
     """Send this program's and uvicorn's records to standard error; called once, by the command line."""
+    # Told by no line of ours, and looked up for every record.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if format_ == "json" else _Text())
     root = logging.getLogger()

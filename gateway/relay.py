@@ -169,8 +169,10 @@ class Answer:
 
     def _count(self) -> None:
         """Take the token counts from the last event that tells them."""
-        timed = [event for event in self._timed.split(b"\n\n") if _TIMINGS in event]
-        data = event_data(timed[-1]) if timed else None
+        at = self._timed.rfind(_TIMINGS)
+        before = self._timed.rfind(b"\n\n", 0, max(at, 0))
+        event = self._timed[before + 2 if before >= 0 else 0 :].split(b"\n\n", 1)[0]
+        data = event_data(event) if at >= 0 else None
         timings = data.get("timings") if isinstance(data, dict) else None
         if isinstance(timings, dict):
             self.outcome.cached_tokens = int(timings.get("cache_n", 0))
