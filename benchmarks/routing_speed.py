@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import uvloop
 from peers import child_environment, peer_python
 from serving import finish, percentile, print_table
 
@@ -204,7 +205,7 @@ def main() -> None:
         peer = None
         if not arguments.no_peers:
             peer = stack.enter_context(open_peers(folder, source, arguments.peer_threads))
-        results = asyncio.run(run(peer))
+        results = uvloop.run(run(peer))  # as the gateway does
     report(results, threads=arguments.threads, peer_threads=arguments.peer_threads, fit_s=fit_s[0], refit_s=fit_s[1])
 
 
