@@ -28,6 +28,8 @@ from router.errors import EmbeddingError
 MIN_MEAN_PARITY = 0.98
 MIN_PARITY = 0.95
 
+_TRACED, _FUSED = "traced.onnx", "fused.onnx"
+
 # Lengths, scripts and styles that a quantised or mistraced graph would get wrong.
 PARITY_TEXTS = (
     "hi",
@@ -57,19 +59,20 @@ def export_onnx(source: str | Path, target_dir: Path, *, facts: Mapping[str, Any
     try:
         model = load_source(source)
         expected = model.encode(list(PARITY_TEXTS), normalize_embeddings=True, show_progress_bar=False)
+        model.tokenizer.backend_tokenizer.save(str(staging / TOKENIZER))
+        described = _describe(model, source, dim=int(expected.shape[1])) | dict(facts or {})
         with warnings.catch_warnings():
             # Tracing and quantising warn about constants and about pre-processing; the parity check judges the result.
             warnings.simplefilter("ignore")
             logging.disable(logging.WARNING)
-            _trace(model, staging / "fp32.onnx")
-            _fuse(staging / "fp32.onnx")
-            _quantise(staging / "fp32.onnx", staging / MODEL)
-        (staging / "fp32.onnx").unlink()
-        model.tokenizer.backend_tokenizer.save(str(staging / TOKENIZER))
-        manifest = _describe(model, source, staging, dim=int(expected.shape[1])) | dict(facts or {})
+            _trace(model, staging / _TRACED)
+            try:
+                manifest = _finish(staging, described, expected, fused=True)
+            except EmbeddingError:  # a fusion that does not fit this kind of model
+                manifest = _finish(staging, described, expected, fused=False)
         _write_manifest(staging, manifest)
-        manifest["parity"] = _check_parity(staging, expected)
-        _write_manifest(staging, manifest)
+        for name in (_TRACED, _FUSED):
+            (staging / name).unlink(missing_ok=True)
         staging.chmod(0o755)
         if target_dir.exists():
             shutil.rmtree(target_dir)
@@ -123,14 +126,32 @@ def _trace(model: Any, path: Path) -> None:
         )
 
 
-def _fuse(path: Path) -> None:
+def _finish(folder: Path, described: dict[str, Any], expected: Any, *, fused: bool) -> dict[str, Any]:
+    """Make the model out of the traced graph; return its manifest. Raises: EmbeddingError: it is not its source."""
+    operators = _fuse(folder / _TRACED, folder / _FUSED) if fused else {}
+    _quantise(folder / (_FUSED if fused else _TRACED), folder / MODEL)
+    files = {name: hash_file(folder / name) for name in (MODEL, TOKENIZER)}
+    manifest = described | {"files": files, "fused": operators}
+    _write_manifest(folder, manifest)
+    return manifest | {"parity": _check_parity(folder, expected)}
+
+
+def _fuse(source: Path, target: Path) -> dict[str, int]:
     """Replace attention, layer norms and activations by ONNX Runtime's single operators, where it finds them.
 
-    Before quantising, since its patterns are of the graph in full precision. What it does not know stays as it is.
+    Before quantising, since its patterns are of the graph in full precision. Returns how many of each it made.
+
+    Raises:
+        EmbeddingError: it cannot work on this graph.
     """
     from onnxruntime.transformers.optimizer import optimize_model
 
-    optimize_model(str(path), model_type="bert", opt_level=0).save_model_to_file(str(path))
+    try:
+        model = optimize_model(str(source), model_type="bert", opt_level=0)
+        model.save_model_to_file(str(target))
+    except Exception as error:  # whatever it stumbles over
+        raise EmbeddingError(f"its operators cannot be fused: {error}") from error
+    return {name: count for name, count in model.get_fused_operator_statistics().items() if count}
 
 
 def _quantise(source: Path, target: Path) -> None:
@@ -148,7 +169,7 @@ def _quantise(source: Path, target: Path) -> None:
     )
 
 
-def _describe(model: Any, source: str | Path, folder: Path, *, dim: int) -> dict[str, Any]:
+def _describe(model: Any, source: str | Path, *, dim: int) -> dict[str, Any]:
     prompt = default_prompt(model)
     return {
         "format": FORMAT,
@@ -157,7 +178,6 @@ def _describe(model: Any, source: str | Path, folder: Path, *, dim: int) -> dict
         "max_tokens": int(model.max_seq_length or 512),
         "quantisation": "int8, dynamic",
         **({"prompt": prompt} if prompt else {}),
-        "files": {name: hash_file(folder / name) for name in (MODEL, TOKENIZER)},
         "made_with": {name: importlib.metadata.version(name) for name in ("torch", "onnxruntime", "transformers")},
     }
 
