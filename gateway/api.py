@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -145,19 +146,18 @@ async def _complete(request: Request, send: Send, record: Record, shape: Shape) 
         gateway.label_log.consider(selection, wanted.turns)
     if gateway.log_prompts:
         record.extra["turns"] = list(wanted.turns)
-    _set_defaults(gateway, wanted, gateway.registry.get(selection.expert))
     if wanted.stream:
         await _stream(request, send, record, wanted, selection)
         return None
     async with WhileConnected(request.receive):
-        answer = await gateway.relay.begin(wanted, selection, client=record.client)
+        answer = await _begin(gateway, wanted, selection, record)
         record.outcome = answer.outcome
         try:
             body = await answer.whole()
         finally:
             await answer.aclose()
     record.finish(200)
-    return Response(to_json(body), headers=_headers(answer.facts), media_type="application/json")
+    return Response(to_json(body, inf_nan_mode="null"), headers=_headers(answer.facts), media_type="application/json")
 
 
 async def _stream(
@@ -171,7 +171,7 @@ async def _stream(
             stream.headers = _headers(selection.facts())
             async with stream:
                 try:
-                    answer = await gateway.relay.begin(wanted, selection, client=record.client)
+                    answer = await _begin(gateway, wanted, selection, record, may_change=lambda: not stream.begun)
                 except GatewayError as error:
                     if not stream.begun:
                         raise
@@ -188,6 +188,30 @@ async def _stream(
     record.finish(200)
 
 
+async def _begin(
+    gateway: Gateway,
+    wanted: CompletionRequest,
+    selection: Selection,
+    record: Record,
+    *,
+    may_change: Callable[[], bool] = lambda: True,
+) -> Answer:
+    """Begin the answer. Who left the choice to us is routed anew when the expert is withdrawn while it waits.
+
+    Args:
+        may_change: whether another expert may still serve: not once the client was told which one.
+    """
+    while True:
+        filled = _with_defaults(gateway, wanted, gateway.registry.get(selection.expert))
+        try:
+            return await gateway.relay.begin(filled, selection, client=record.client)
+        except ExpertNotFound:
+            if selection.requested != AUTO or not may_change():
+                raise
+        selection = await gateway.selector.select(wanted.model, wanted.turns)
+        record.selected(selection)
+
+
 async def _write(answer: Answer, stream: EventStream) -> None:
     try:
         while events := await answer.read():
@@ -196,9 +220,9 @@ async def _write(answer: Answer, stream: EventStream) -> None:
         await answer.aclose()
 
 
-def _set_defaults(gateway: Gateway, wanted: CompletionRequest, expert: Expert | None) -> None:
+def _with_defaults(gateway: Gateway, wanted: CompletionRequest, expert: Expert | None) -> CompletionRequest:
     """Fill in what the client left out: the expert's generation defaults and system prompt, thinking, a token limit."""
-    body, limit = wanted.body, wanted.shape.token_fields[0]
+    body, limit = dict(wanted.body), wanted.shape.token_fields[0]
     if expert is not None:
         for key, value in expert.manifest.generation.items():
             field = limit if key == "max_tokens" else key
@@ -212,6 +236,7 @@ def _set_defaults(gateway: Gateway, wanted: CompletionRequest, expert: Expert | 
         given = body.get("chat_template_kwargs")
         body["chat_template_kwargs"] = {"enable_thinking": False, **(given if isinstance(given, dict) else {})}
     body.setdefault(limit, gateway.default_tokens)
+    return replace(wanted, body=body)
 
 
 def _headers(facts: Mapping[str, Any]) -> dict[str, str]:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from router import (
-    BulkEmbedder,
     Decided,
     Evaluation,
     Explanation,
@@ -75,7 +74,9 @@ def fit_router(
     else:
         if false_abstain is None:
             false_abstain = factory.false_abstain
-        fitted, overlap = _fit_into(factory, _source(factory, settings, files), out, false_abstain, finetuned=finetuned)
+        fitted, overlap = _fit_into(
+            factory, _source(factory, settings, files), out, false_abstain, finetuned=finetuned, own=not files
+        )
     warnings = [*fitted.warnings, *overlap.warnings()]
     facts: dict[str, Any] = {
         "routes": fitted.routes,
@@ -98,11 +99,12 @@ def fit_router(
 
 
 def _fit_into(
-    factory: RouterFactory, source: Source, out: Path, false_abstain: float, *, finetuned: bool
+    factory: RouterFactory, source: Source, out: Path, false_abstain: float, *, finetuned: bool, own: bool
 ) -> tuple[FittedRouter, Overlap]:
     try:
         judged, embedder = _finetune(factory, source, out) if finetuned else (source, factory.encoder_to_fit())
-        bulk = BulkEmbedder(embedder, workers=factory.threads, progress=True) if finetuned else factory.bulk(embedder)
+        # The gateway's vectors are those of its experts' texts: no others are kept there.
+        bulk = factory.bulk(embedder, keeps=own and not finetuned)
         fitted = fit(
             judged.examples,
             judged.negatives,
@@ -113,10 +115,10 @@ def _fit_into(
             progress=True,
         )
         reference = Reference.build(source.examples, source.negatives, bulk)
-        bulk.save()
     except RouterError as error:
         raise ConfigError(f"router: {error}") from error
     write_bundle(out, fitted, reference, embedder, OWN if finetuned else factory.encoder)
+    bulk.save()
     return fitted, find_overlap(reference)
 
 

@@ -237,9 +237,10 @@ class RouterFactory:
         """End a fit that runs in another thread; it raises there."""
         self._fitter.close()
 
-    def bulk(self, embedder: Embedder) -> BulkEmbedder:
-        """An embedder for many texts, with progress on a terminal; it knows those of the last fit."""
-        return BulkEmbedder(embedder, workers=self.threads, progress=True, store=self._vectors)
+    def bulk(self, embedder: Embedder, *, keeps: bool = True) -> BulkEmbedder:
+        """An embedder for many texts, with progress on a terminal; with ``keeps``, it knows those of the last fit."""
+        store = self._vectors if keeps else None
+        return BulkEmbedder(embedder, workers=self.threads, progress=True, store=store)
 
     def open_encoder(self, encoder: str) -> OnnxEmbedder:
         """Open an encoder, exporting it the first time.

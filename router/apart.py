@@ -1,10 +1,12 @@
 """Fit in a child process: a router that serves keeps its memory and its interpreter to itself meanwhile.
 
-Fitting takes some twenty seconds, loads scikit-learn, and would hold the interpreter lock while answers stream.
+Fitting takes some twenty seconds, loads scikit-learn, and would hold the interpreter lock while answers stream. The
+child gives way to the engine: llama.cpp's threads wait for each other, and all for the one that has lost its core.
 """
 
 from __future__ import annotations
 
+import os
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
@@ -22,6 +24,9 @@ from router.reference import Reference, load_reference
 __all__ = ["ApartFitter"]
 
 ROUTER, REFERENCE = "router.npz", "examples.npz"
+
+NICENESS = 5
+"""A quarter of a core beside a thread that never rests, and all of it otherwise (Linux: sched(7), weights 335 and 1024)."""
 
 
 class ApartFitter:
@@ -94,6 +99,8 @@ class ApartFitter:
 def main() -> int:
     """Fit what the first line of standard input describes; 1 with the reason on standard output when it cannot be."""
     job = read_job()
+    if hasattr(os, "nice"):
+        os.nice(NICENESS)
     folder = Path(job["folder"])
     try:
         bulk = BulkEmbedder(

@@ -134,7 +134,7 @@ def load_artifact(path: Path) -> FittedRouter:
             arrays = {name: archive[name] for name in archive.files}
         meta = json.loads(arrays.pop("meta").tobytes())
         if meta["format"] != FORMAT:
-            raise ArtifactError(f"{path} has format {meta['format']!r}, this version reads format {FORMAT}")
+            raise ArtifactError(f"{path} has format {meta['format']!r}, this version reads format {FORMAT}: fit again")
         return _rebuild(meta, arrays)
     except (OSError, EOFError, ValueError, KeyError, TypeError, IndexError, zipfile.BadZipFile) as error:
         raise ArtifactError(f"{path} is not a readable router ({type(error).__name__}: {error})") from error

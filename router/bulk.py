@@ -7,6 +7,7 @@ file. Owns its format.
 from __future__ import annotations
 
 import json
+import logging
 import zipfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,8 @@ from router.archive import write_archive
 from router.embedding import Embedder, Vectors
 
 FORMAT = 1
+
+log = logging.getLogger("pointsman.router")
 
 PIECE = 16
 """Texts in one task of a thread: short enough for the progress to move."""
@@ -82,12 +85,15 @@ class BulkEmbedder:
     def save(self) -> None:
         """Write the vectors that were asked for, and no others, to the store, replacing it in one step.
 
-        Raises:
-            OSError: it cannot be written.
+        They only save time: that they cannot be written is a warning in the log.
         """
-        if self._store is not None and self._known.keys() != self._stored.keys():
-            meta = {"format": FORMAT, "embedder": self.fingerprint, "texts": list(self._known)}
-            write_archive(self._store, meta, {"vectors": np.stack(list(self._known.values()))})
+        if self._store is None or self._known.keys() == self._stored.keys():
+            return
+        meta = {"format": FORMAT, "embedder": self.fingerprint, "texts": list(self._known)}
+        try:
+            write_archive(self._store, meta, {"vectors": np.stack(list(self._known.values()))}, mode=0o600)
+        except OSError as error:
+            log.warning("the next fit embeds all texts again: %s cannot be written: %s", self._store, error)
 
 
 def _read(path: Path, fingerprint: str, dim: int) -> dict[str, Vectors]:

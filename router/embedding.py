@@ -23,7 +23,10 @@ from router.errors import EmbeddingError
 
 Vectors = npt.NDArray[np.float32]
 
-FORMAT = 2
+FORMAT = 1
+EXPORT = 2
+"""Raised whenever `router.export` would make another encoder of the same source; exported ones stay readable."""
+
 MANIFEST, MODEL, TOKENIZER = "encoder.json", "model.onnx", "tokenizer.json"
 
 CHARACTERS_PER_TOKEN = 64
@@ -92,7 +95,8 @@ class OnnxEmbedder:
         self.fingerprint: str = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         self._prompt: str = manifest.get("prompt", "")
         self._session, self._wide_session, self._tokenizer = _open_runtime(model_dir, min(threads, _usable_cores()))
-        self._alone = threading.Lock()
+        self._lock = threading.Lock()
+        self._reading = 0
         self._folds_case = _folds_case(json.loads(self._tokenizer.to_str())["normalizer"])
         # Special tokens stand at both ends ([CLS] … [SEP]) and must survive the cut.
         self._tail = self.max_tokens // 2
@@ -109,14 +113,15 @@ class OnnxEmbedder:
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Embed texts one by one: float32 [n_texts, dim], unit length. See `Embedder.embed`."""
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
-        alone = len(texts) == 1 and self._alone.acquire(blocking=False)
-        session = self._wide_session if alone else self._session
+        with self._lock:
+            alone = len(texts) == 1 and not self._reading
+            self._reading += 1
         try:
             for row, text in enumerate(texts):
-                vectors[row] = self._read(text, session)
+                vectors[row] = self._read(text, self._wide_session if alone else self._session)
         finally:
-            if alone:
-                self._alone.release()
+            with self._lock:
+                self._reading -= 1
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         vectors /= np.maximum(norms, np.float32(1e-12))
         return vectors
@@ -129,7 +134,7 @@ class OnnxEmbedder:
         ids = np.array([self._token_ids(text)], dtype=np.int64)
         try:
             ((vector,),) = session.run(["embedding"], {"input_ids": ids, "attention_mask": np.ones_like(ids)})
-        except RuntimeError as error:
+        except Exception as error:  # ONNX Runtime's own are of no common kind
             raise EmbeddingError(f"the encoder failed on a text of {ids.size} tokens: {error}") from error
         return vector  # type: ignore[no-any-return]
 
@@ -189,7 +194,7 @@ def _cache_name(source: str | Path, is_local: bool) -> str:
     else:
         digest.update(str(source).encode())
     stem = Path(source).resolve().name if is_local else str(source).replace("/", "--")
-    return f"{stem}-onnx{FORMAT}-{digest.hexdigest()[:12]}"
+    return f"{stem}-onnx{EXPORT}-{digest.hexdigest()[:12]}"
 
 
 def _read_manifest(model_dir: Path) -> dict[str, Any]:
@@ -203,7 +208,9 @@ def _read_manifest(model_dir: Path) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise EmbeddingError(f"{path} is not an exported encoder ({type(error).__name__}: {error})") from error
     if not complete:
-        raise EmbeddingError(f"{path} has format {manifest['format']!r}, this version reads format {FORMAT}")
+        raise EmbeddingError(
+            f"{path} has format {manifest['format']!r}, this version reads format {FORMAT}: export it again"
+        )
     for name, digest in found.items():
         if digest != expected.get(name):
             raise EmbeddingError(
@@ -230,7 +237,10 @@ def _usable_cores() -> int:
 
 
 def _open_runtime(model_dir: Path, threads: int) -> tuple[Any, Any, Any]:
-    """Return a session of one thread, one of several (the same one for 1), and the tokenizer."""
+    """Return a session of one thread, one of several (the same one for 1), and the tokenizer.
+
+    Each session holds the weights: 23 MB for the default encoder.
+    """
     try:
         import onnxruntime
         from tokenizers import Tokenizer

@@ -217,6 +217,29 @@ async def test_the_rate_limit_is_429_with_retry_after(tmp_path: Path, path: str)
     assert response.headers["retry-after"] == "60"
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_who_left_the_choice_to_us_is_routed_anew_when_the_expert_is_withdrawn(
+    tmp_path: Path, stream: bool
+) -> None:
+    facts = {"generation": {"temperature": 0.0}, "system_prompt": "Speak of bread."}
+    world = World(tmp_path, baking=facts)
+    held = await world.pool.acquire("base", conversation="", client="other", wait_s=9)
+    asking = asyncio.ensure_future(world.post(CHAT, {**HELLO, "stream": stream}))
+    named = asyncio.ensure_future(world.post(CHAT, {**HELLO, "model": "baking", "stream": stream}))
+    await _until(lambda: world.pool.scheduler.queued == 2)
+    world.registry.set_enabled("baking", False)
+    world.pool.withdraw("baking")
+    await _until(lambda: world.pool.scheduler.queued == 1)
+    held.release()
+    response = await asking
+    assert response.status_code == 200, response.text
+    assert response.headers["x-pointsman-expert"] == "base"
+    assert response.headers["x-pointsman-reason"] == "fallback"
+    assert world.sent()["messages"] == HELLO["messages"], "nothing of the expert's is left in the request"
+    assert "temperature" not in world.sent()
+    error_of(await named, 404, "model_not_found")
+
+
 @pytest.mark.parametrize("path", COMPLETIONS)
 async def test_a_full_queue_is_429_with_retry_after(tmp_path: Path, path: str) -> None:
     world = World(tmp_path, queue=1)
