@@ -26,7 +26,7 @@ __all__ = ["ApartFitter"]
 ROUTER, REFERENCE = "router.npz", "examples.npz"
 
 NICENESS = 5
-"""A quarter of a core beside a thread that never rests, and all of it otherwise (Linux: sched(7), weights 335 and 1024)."""
+"""A quarter of a core beside a thread that never rests, and all of it otherwise (Linux's weights: 335 and 1024)."""
 
 
 class ApartFitter:
