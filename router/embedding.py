@@ -24,9 +24,6 @@ from router.errors import EmbeddingError
 Vectors = npt.NDArray[np.float32]
 
 FORMAT = 1
-EXPORT = 2
-"""Raised whenever `router.export` would make another encoder of the same source; exported ones stay readable."""
-
 MANIFEST, MODEL, TOKENIZER = "encoder.json", "model.onnx", "tokenizer.json"
 
 CHARACTERS_PER_TOKEN = 64
@@ -194,7 +191,7 @@ def _cache_name(source: str | Path, is_local: bool) -> str:
     else:
         digest.update(str(source).encode())
     stem = Path(source).resolve().name if is_local else str(source).replace("/", "--")
-    return f"{stem}-onnx{EXPORT}-{digest.hexdigest()[:12]}"
+    return f"{stem}-onnx{FORMAT}-{digest.hexdigest()[:12]}"
 
 
 def _read_manifest(model_dir: Path) -> dict[str, Any]:

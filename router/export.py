@@ -28,9 +28,6 @@ from router.errors import EmbeddingError
 MIN_MEAN_PARITY = 0.98
 MIN_PARITY = 0.95
 
-_TRACED, _FUSED = "traced.onnx", "fused.onnx"
-_MAX_TRIAL_ID = 1000  # below any vocabulary's size
-
 # Lengths, scripts and styles that a quantised or mistraced graph would get wrong.
 PARITY_TEXTS = (
     "hi",
@@ -60,22 +57,18 @@ def export_onnx(source: str | Path, target_dir: Path, *, facts: Mapping[str, Any
     try:
         model = load_source(source)
         expected = model.encode(list(PARITY_TEXTS), normalize_embeddings=True, show_progress_bar=False)
-        model.tokenizer.backend_tokenizer.save(str(staging / TOKENIZER))
-        described = _describe(model, source, dim=int(expected.shape[1])) | dict(facts or {})
         with warnings.catch_warnings():
             # Tracing and quantising warn about constants and about pre-processing; the parity check judges the result.
             warnings.simplefilter("ignore")
             logging.disable(logging.WARNING)
-            _trace(model, staging / _TRACED)
-            operators = _fuse(staging / _TRACED, staging / _FUSED)
-            _quantise(staging / (_FUSED if operators else _TRACED), staging / MODEL)
-        files = {name: hash_file(staging / name) for name in (MODEL, TOKENIZER)}
-        manifest = described | {"files": files, "fused": operators}
+            _trace(model, staging / "fp32.onnx")
+            _quantise(staging / "fp32.onnx", staging / MODEL)
+        (staging / "fp32.onnx").unlink()
+        model.tokenizer.backend_tokenizer.save(str(staging / TOKENIZER))
+        manifest = _describe(model, source, staging, dim=int(expected.shape[1])) | dict(facts or {})
         _write_manifest(staging, manifest)
-        _write_manifest(staging, manifest | {"parity": _check_parity(staging, expected)})
-        for path in staging.iterdir():
-            if path.name not in (MANIFEST, MODEL, TOKENIZER):
-                path.unlink()
+        manifest["parity"] = _check_parity(staging, expected)
+        _write_manifest(staging, manifest)
         staging.chmod(0o755)
         if target_dir.exists():
             shutil.rmtree(target_dir)
@@ -129,47 +122,13 @@ def _trace(model: Any, path: Path) -> None:
         )
 
 
-def _fuse(source: Path, target: Path) -> dict[str, int]:
-    """Replace layer norms and activations by ONNX Runtime's single operators, where it finds them.
-
-    Before quantising, since its patterns are of the graph in full precision. Returns how many of each stand in
-    `target`; none when it cannot work on this kind of graph, or does not keep its vectors.
-    """
-    from onnxruntime import InferenceSession
-    from onnxruntime.transformers.optimizer import optimize_model
-
-    ids = np.array([[101, 2129, 2079, 1045, 102], [101, 102, 0, 0, 0]], dtype=np.int64) % _MAX_TRIAL_ID
-    given = {"input_ids": ids, "attention_mask": (ids > 0).astype(np.int64)}
-    try:
-        model = optimize_model(str(source), model_type="bert", opt_level=0)
-        model.save_model_to_file(str(target))
-        before, after = (
-            InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, given)[0]
-            for path in (source, target)
-        )
-    except Exception:  # whatever it stumbles over: the graph as it is serves as well
-        return {}
-    if not np.allclose(before, after, atol=1e-3):
-        return {}
-    return {name: count for name, count in model.get_fused_operator_statistics().items() if count}
-
-
 def _quantise(source: Path, target: Path) -> None:
-    from onnx import TensorProto
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    quantize_dynamic(
-        str(source),
-        str(target),
-        weight_type=QuantType.QInt8,
-        per_channel=True,
-        reduce_range=True,
-        # ONNX's shape inference does not know what ONNX Runtime's own operators put out.
-        extra_options={"DefaultTensorType": TensorProto.FLOAT},
-    )
+    quantize_dynamic(str(source), str(target), weight_type=QuantType.QInt8, per_channel=True, reduce_range=True)
 
 
-def _describe(model: Any, source: str | Path, *, dim: int) -> dict[str, Any]:
+def _describe(model: Any, source: str | Path, folder: Path, *, dim: int) -> dict[str, Any]:
     prompt = default_prompt(model)
     return {
         "format": FORMAT,
@@ -178,6 +137,7 @@ def _describe(model: Any, source: str | Path, *, dim: int) -> dict[str, Any]:
         "max_tokens": int(model.max_seq_length or 512),
         "quantisation": "int8, dynamic",
         **({"prompt": prompt} if prompt else {}),
+        "files": {name: hash_file(folder / name) for name in (MODEL, TOKENIZER)},
         "made_with": {name: importlib.metadata.version(name) for name in ("torch", "onnxruntime", "transformers")},
     }
 
