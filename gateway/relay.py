@@ -169,10 +169,8 @@ class Answer:
 
     def _count(self) -> None:
         """Take the token counts from the last event that tells them."""
-        at = self._timed.rfind(_TIMINGS)
-        before = self._timed.rfind(b"\n\n", 0, max(at, 0))
-        event = self._timed[before + 2 if before >= 0 else 0 :].split(b"\n\n", 1)[0]
-        data = event_data(event) if at >= 0 else None
+        before, mark, after = self._timed.rpartition(_TIMINGS)
+        data = event_data(before.rpartition(b"\n\n")[2] + mark + after.partition(b"\n\n")[0])
         timings = data.get("timings") if isinstance(data, dict) else None
         if isinstance(timings, dict):
             self.outcome.cached_tokens = int(timings.get("cache_n", 0))

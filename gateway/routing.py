@@ -34,6 +34,7 @@ from .base import Kind, resolve
 from .bundle import Bundle, read_bundle
 from .errors import ConfigError
 from .experts import Expert
+from .sizing import usable_cores
 
 __all__ = ["RouterFactory", "Source", "read_examples", "read_rows"]
 
@@ -252,7 +253,7 @@ class RouterFactory:
             log.info("opening the encoder; its first start exports it", extra={"encoder": encoder})
             try:
                 folder = ensure_encoder(self.locate_encoder(encoder), self._cache_dir / "encoders")
-                self._opened[encoder] = OnnxEmbedder(folder, threads=self.threads)
+                self._opened[encoder] = OnnxEmbedder(folder, threads=min(self.threads, usable_cores()))
             except RouterError as error:
                 raise ConfigError(f"router: {error}") from error
         return self._opened[encoder]

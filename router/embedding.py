@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -74,8 +73,8 @@ class OnnxEmbedder:
 
         Args:
             model_dir: what `ensure_encoder` returned.
-            threads: CPU threads that a text may have while no other is read, and no more than there are cores. They
-                spin only while they read it, since llama.cpp needs the cores.
+            threads: CPU threads that a text may have while no other is read; not more than there are cores, since they
+                would spin waiting for each other. They spin only while they read it: llama.cpp needs the cores.
 
         Raises:
             EmbeddingError: the directory is missing, damaged or of another format.
@@ -91,7 +90,7 @@ class OnnxEmbedder:
         identity = {key: manifest[key] for key in ("format", "dim", "max_tokens", "files", "prompt") if key in manifest}
         self.fingerprint: str = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         self._prompt: str = manifest.get("prompt", "")
-        self._session, self._wide_session, self._tokenizer = _open_runtime(model_dir, min(threads, _usable_cores()))
+        self._session, self._wide_session, self._tokenizer = _open_runtime(model_dir, threads)
         self._lock = threading.Lock()
         self._reading = 0
         self._folds_case = _folds_case(json.loads(self._tokenizer.to_str())["normalizer"])
@@ -224,13 +223,6 @@ def _folds_case(normaliser: Any) -> bool:
         return any(_folds_case(part) for part in normaliser.get("normalizers", []))
     lowers = normaliser.get("type") == "BertNormalizer" and normaliser.get("lowercase") is True
     return lowers or normaliser.get("type") == "Lowercase"
-
-
-def _usable_cores() -> int:
-    """The cores this process may run on: two threads that spin on one core would wait for each other."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _open_runtime(model_dir: Path, threads: int) -> tuple[Any, Any, Any]:
