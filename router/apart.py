@@ -6,6 +6,7 @@ child gives way to the engine: llama.cpp's threads wait for each other, and all 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 import threading
@@ -27,6 +28,10 @@ ROUTER, REFERENCE = "router.npz", "examples.npz"
 
 NICENESS = 5
 """A quarter of a core beside a thread that never rests, and all of it otherwise (Linux's weights: 335 and 1024)."""
+
+AUTOGROUP = Path("/proc/self/autogroup")
+"""Linux shares a core between sessions first, and niceness counts only within one (sched(7), "The autogroup feature").
+The engine has a session of its own: a nice child in the gateway's would still take half of each of its cores."""
 
 
 class ApartFitter:
@@ -96,11 +101,20 @@ class ApartFitter:
                 self._child = None
 
 
+def _give_way() -> None:
+    """Lower the niceness of this process, and of its session where the system counts those."""
+    if hasattr(os, "nice"):
+        os.nice(NICENESS)
+    if AUTOGROUP.exists():
+        with contextlib.suppress(OSError):  # it leads a session already, or may not say how nice this one is
+            os.setsid()
+            AUTOGROUP.write_text(str(NICENESS))
+
+
 def main() -> int:
     """Fit what the first line of standard input describes; 1 with the reason on standard output when it cannot be."""
     job = read_job()
-    if hasattr(os, "nice"):
-        os.nice(NICENESS)
+    _give_way()
     folder = Path(job["folder"])
     try:
         bulk = BulkEmbedder(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import pytest
 from unit.router.word_embedder import examples, negatives
 
 from router import ApartFitter, BulkEmbedder, OnnxEmbedder, Reference, RouterError, fit
+from router.apart import AUTOGROUP, NICENESS
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +53,25 @@ def test_closing_ends_a_fit_and_forbids_the_next(embedder: OnnxEmbedder) -> None
     timer.join()
     with pytest.raises(RouterError, match="the program stops"):
         fitter.fit(examples(), negatives(), embedder)
+
+
+@pytest.mark.skipif(not AUTOGROUP.exists(), reason="this system does not share a core between sessions first")
+def test_the_child_gives_way_in_a_session_of_its_own(embedder: OnnxEmbedder) -> None:
+    fitter = ApartFitter()
+    ended = threading.Thread(target=lambda: pytest.raises(RouterError, fitter.fit, examples(), negatives(), embedder))
+    ended.start()
+    until, said = time.monotonic() + 20, ""
+    while f"nice {NICENESS}" not in said and time.monotonic() < until:
+        time.sleep(0.01)
+        if fitter._child is not None:
+            pid = fitter._child._process.pid
+            with contextlib.suppress(OSError):
+                said = Path(f"/proc/{pid}/autogroup").read_text()
+                sid = os.getsid(pid)
+    fitter.close()
+    ended.join()
+    assert f"nice {NICENESS}" in said
+    assert sid == pid != os.getsid(0)
 
 
 def test_the_child_ends_with_its_owner(embedder: OnnxEmbedder, tmp_path: Path) -> None:
