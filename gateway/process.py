@@ -23,11 +23,17 @@ from pathlib import Path
 
 from .errors import BackendStartError, ConfigError
 
-__all__ = ["EngineProcess", "LaunchSpec", "binary_arguments", "free_port", "port_is_free"]
+__all__ = ["THREADS_WAIT", "EngineProcess", "LaunchSpec", "binary_arguments", "free_port", "port_is_free"]
 
 log = logging.getLogger("pointsman.engine")
 
 _PR_SET_PDEATHSIG = 1  # Linux prctl(2)
+
+THREADS_WAIT = ("GOMP_SPINCOUNT", "300")
+"""How often a thread of llama.cpp looks whether the others are done before it sleeps, where it is built with GNU's
+OpenMP, as our wheel is (libgomp manual, "GOMP_SPINCOUNT"; the default is 300,000 where threads have a core each). As
+long as they spin, one that has lost its core holds up all: an engine that takes over from another one would be slowed
+to a hundredth. `benchmarks/sharing.py` measures it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +134,12 @@ class EngineProcess:
             raise ConfigError(
                 f"engine port {self.spec.port} on {self.spec.host} is taken: stop what listens there or set engine.port"
             )
+        environment = dict([THREADS_WAIT]) | os.environ
         if self._executable is None:
             arguments = [sys.executable, "-m", "gateway.embedded"]
-            environment = dict(os.environ)
         else:
             arguments = binary_arguments(self._executable, self.spec, self._extra)
-            environment = {**os.environ, "LLAMA_API_KEY": self.spec.api_key}
+            environment["LLAMA_API_KEY"] = self.spec.api_key
         pipe = asyncio.subprocess.PIPE
         try:
             self._process = await asyncio.create_subprocess_exec(
