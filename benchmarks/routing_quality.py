@@ -160,8 +160,8 @@ def _mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:
 def decide(fitted: FittedRouter, embedder: Remembering, turns: Sequence[str]) -> RouteDecision:
     recent = list(turns[-MAX_TURNS:])
     known = dict(zip(recent, fitted.encode(recent, embedder.embed(recent)), strict=True))
-    joints = fitted.policy.joints(recent, known)
-    known.update(zip(joints, fitted.encode(joints, embedder.embed(joints)), strict=True))
+    while (joint := fitted.policy.missing(recent, known)) is not None:
+        (known[joint],) = fitted.encode([joint], embedder.embed([joint]))
     return fitted.policy.decide(recent, known)
 
 

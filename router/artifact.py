@@ -26,8 +26,8 @@ from router.lexical import Lexical
 from router.threshold import Gate
 from router.witnesses import Witnesses
 
-FORMAT = 4
-RECIPE = 6
+FORMAT = 5
+RECIPE = 7
 """Raised whenever `fit` would give another router for the same input."""
 
 

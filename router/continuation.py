@@ -6,6 +6,7 @@ conversation is replayed, nor of fitting.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,9 +15,31 @@ from router.classifier import N_KINDS, Evidence
 from router.embedding import Vectors
 from router.threshold import Scores, squash
 
-N_SIGNALS = 3 + 2 * N_KINDS
+N_COSINES, N_MARKS = 3, 3
+N_SIGNALS = N_COSINES + N_MARKS + 3 * N_KINDS
 JOINT_COSINE, PHRASE_COSINE = 1, 2
-TURN_EVIDENCE = slice(3, 3 + N_KINDS)
+TURN_EVIDENCE = slice(N_COSINES + N_MARKS, N_COSINES + N_MARKS + N_KINDS)
+
+WORDS = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
+OPENING = re.compile(
+    r"(?:also|alright|although|and|actually|but|cheers|else|great|hmm|how's|ok|okay|nah|no|nope|oh|or|really|right|so|still"
+    r"|sure|thanks|then|though|wait|well|yeah|yep|yes)$"
+)
+"""English words that answer somebody or go on with something when a turn starts with them."""
+
+REFERRING = re.compile(
+    r"(?:again|already|another|anyway|both|each|either|enough|first|instead|it(?:'ll|'d|'s)?|its|less|longer|mine|more"
+    r"|neither|ones?|others?|otherwise|same|second|still|such|that(?:'d|'ll|'s)?|theirs?|them|then|there|these|they"
+    r"|they're|this|those|too)$"
+)
+"""English words that point at something said before."""
+
+ANNOUNCES = re.compile(
+    r"\b(?:(?:another|different|unrelated|new|next|separate|other) (?:question|topic|subject|matter)"
+    r"|on (?:another|a different) note|chang(?:e|ing) (?:the|of) (?:subject|topic)|something (?:completely |totally )?"
+    r"(?:else|different|unrelated)|off[- ]topic|unrelated)\b"
+)
+"""English words that say that what follows is about something else."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,14 +86,31 @@ class Continuation:
         return squash(((signals - self.means) / self.scales) @ self.weights + self.bias)
 
 
-def continuation_signals(anchor: Encoded, turn: Encoded, joint: Encoded, route: int, phrase_cosine: float) -> Scores:
+def continuation_signals(
+    anchor: Encoded, turn: Encoded, joint: Encoded, route: int, phrase_cosine: float, marks: Scores
+) -> Scores:
     """Describe how a turn relates to the anchor before it: [n_signals].
 
     A turn that brings a subject of its own moves the joint text away from the anchor; one without a subject does not,
-    and resembles other follow-ups.
+    resembles other follow-ups, and points at what was said before.
 
     Args:
+        route: the anchor's.
         phrase_cosine: of the turn to the nearest follow-up phrase.
+        marks: of the turn, as `referring_marks` gives them.
     """
     cosines = [float(anchor.vector @ turn.vector), float(anchor.vector @ joint.vector), phrase_cosine]
-    return np.concatenate([cosines, turn.evidence[route], joint.evidence[route]])
+    others = np.delete(turn.evidence, route, axis=0)
+    rival = others.max(axis=0) if len(others) else np.zeros(N_KINDS)
+    return np.concatenate([cosines, marks, turn.evidence[route], joint.evidence[route], rival])
+
+
+def referring_marks(text: str) -> Scores:
+    """Return what the words of a turn tell of its need for a context: [n_marks].
+
+    Whether it opens as a reply does, how many words point back (up to 3), and the logarithm of its length in words.
+    Of a language other than English only the last counts.
+    """
+    words = WORDS.findall(text.lower().replace("’", "'"))
+    opens = float(bool(words and OPENING.match(words[0])))
+    return np.array([opens, min(3, sum(bool(REFERRING.match(word)) for word in words)), np.log1p(len(words))])

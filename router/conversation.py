@@ -3,12 +3,13 @@
 Since the decision is a function of the turns alone, every replica decides alike and no session is stored. Rules, for
 each turn in order (*active* is the route after the turn before, *anchor* the last turn that was routed on its own):
 
-1. The turn alone qualifies for a route (`Policy.qualifies`): ROUTED there, and it becomes the anchor. While another
-   route is active, the best route must also lead the active one by the price of a switch; otherwise the active one
-   stays (STICKY).
-2. It does not, and no route is active: FALLBACK.
-3. It does not, and a route is active: STICKY when the turn continues the anchor (`Continuation`), else FALLBACK, after
-   which no route is active.
+1. The turn alone qualifies (`Policy.qualifies`) for the active route: ROUTED there, and it becomes the anchor.
+2. Another route is active, and the turn continues the anchor (`Continuation`), whatever it may say alone: STICKY. A
+   turn that announces another subject (`ANNOUNCES`) continues nothing.
+3. Else, a turn that qualifies for a route is ROUTED there and becomes the anchor, unless it leads the active route by
+   less than the price of a switch (STICKY), or replies to a turn that belonged to none: it points back
+   (`referring_marks`), and together the two do not reach the route's threshold (FALLBACK).
+4. Else FALLBACK, after which no route is active.
 
 A switch costs the computed context (KV) of the whole conversation, since no expert may use another's. Its price is
 therefore `SWITCH_PRICE` for every turn that the active route has served, in score: a clear change of topic leads by
@@ -22,7 +23,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from router.continuation import Continuation, Encoded, continuation_signals, join_turns
+from router.continuation import ANNOUNCES, Continuation, Encoded, continuation_signals, join_turns, referring_marks
 from router.threshold import Gate, Scores, leads
 from router.types import Reason, RouteDecision
 
@@ -51,53 +52,73 @@ class Policy:
         """Return the score that a route must reach."""
         return self.overrides.get(self.routes[route], self.gate.threshold)
 
-    def joints(self, turns: Sequence[str], known: Mapping[str, Encoded]) -> list[str]:
-        """Return the joined texts that `decide` will need for these turns, all of which are in `known`."""
-        anchor: str | None = None
-        joints = []
-        for turn in turns:
-            if self.qualifies(known[turn].scores):
-                anchor = turn
-            elif anchor is not None:
-                joints.append(join_turns(anchor, turn))
-        return joints
+    def missing(self, turns: Sequence[str], known: Mapping[str, Encoded]) -> str | None:
+        """Return the next joined text that `decide` will need for these turns and is not known; None: it has all."""
+        try:
+            self._replay(turns, known)
+        except KeyError as unknown:
+            return str(unknown.args[0])
+        return None
 
     def decide(self, turns: Sequence[str], known: Mapping[str, Encoded], *, cached: bool = False) -> RouteDecision:
         """Decide about the last turn; see the rules in the module's docstring.
 
         Args:
             turns: at least one, oldest first, at most `MAX_TURNS`.
-            known: every turn and every text of `joints`.
+            known: every turn, and what `missing` named until it named no more.
             cached: passed on into the decision.
         """
-        active: int | None = None
-        anchor, served = "", 0
-        reason, score, threshold = Reason.FALLBACK, 0.0, self.gate.threshold
-        for turn in turns:
-            alone = known[turn].scores
-            best = int(alone.argmax())
-            score, threshold, before = float(alone[best]), self.threshold_of(best), active
-            if self.qualifies(alone):  # rule 1
-                price = SWITCH_PRICE * served
-                stays = active is not None and best != active and score - alone[active] < price
-                reason = Reason.STICKY if stays else Reason.ROUTED
-                active = active if stays else best
-                anchor = turn
-            elif active is None:  # rule 2
-                reason = Reason.FALLBACK
-            else:  # rule 3
-                score, threshold = self._continues(anchor, turn, active, known), self.continuation.threshold
-                reason = Reason.STICKY if score >= threshold else Reason.FALLBACK
-                active = active if reason is Reason.STICKY else None
-            served = served + 1 if active == before else 1
+        active, reason, score, threshold = self._replay(turns, known)
         decision = self._describe(known[turns[-1]].scores, active, reason, score, threshold)
         return replace(decision, turns=len(turns), cached=cached)
 
+    def _replay(self, turns: Sequence[str], known: Mapping[str, Encoded]) -> tuple[int | None, Reason, float, float]:
+        """Return the active route after the last turn, why, and the score that decided, with its threshold.
+
+        Raises:
+            KeyError: the text that is not known.
+        """
+        active: int | None = None
+        anchor, last, served = "", "", 0
+        reason, score, threshold = Reason.FALLBACK, 0.0, self.gate.threshold
+        for turn in turns:
+            alone = known[turn].scores
+            best, before = int(alone.argmax()), active
+            score, threshold = float(alone[best]), self.threshold_of(best)
+            qualifies, stays = self.qualifies(alone), False
+            if active is not None and not (qualifies and best == active):  # else rule 1
+                continues = self._continues(anchor, turn, active, known)
+                stays = continues >= self.continuation.threshold
+                if stays or not qualifies:
+                    score, threshold = continues, self.continuation.threshold
+                stays = stays or (qualifies and float(alone[best] - alone[active]) < SWITCH_PRICE * served)
+            elif qualifies and active is None and last and self._is_reply(last, turn, best, known):
+                qualifies = False
+            if stays:
+                reason = Reason.STICKY
+            elif qualifies:
+                reason, active, anchor = Reason.ROUTED, best, turn
+            else:
+                reason, active = Reason.FALLBACK, None
+            served = served + 1 if active == before else 1
+            last = turn
+        return active, reason, score, threshold
+
     def _continues(self, anchor: str, turn: str, route: int, known: Mapping[str, Encoded]) -> float:
+        if ANNOUNCES.search(turn.lower()):
+            return 0.0
         joint = known[join_turns(anchor, turn)]
         phrase_cosine = float((self.continuation.phrases @ known[turn].vector).max())
-        signals = continuation_signals(known[anchor], known[turn], joint, route, phrase_cosine)
+        marks = referring_marks(turn)
+        signals = continuation_signals(known[anchor], known[turn], joint, route, phrase_cosine, marks)
         return float(self.continuation.score(signals[None, :])[0])
+
+    def _is_reply(self, last: str, turn: str, best: int, known: Mapping[str, Encoded]) -> bool:
+        """Tell whether a turn goes on with something that belonged to no route, and is about its route only alone."""
+        opens, referring, _ = referring_marks(turn)
+        if not (opens or referring) or ANNOUNCES.search(turn.lower()):
+            return False
+        return bool(known[join_turns(last, turn)].scores[best] < self.threshold_of(best))
 
     def _describe(
         self, alone: Scores, active: int | None, reason: Reason, score: float, threshold: float

@@ -25,7 +25,16 @@ from router.conversation import Policy
 from router.embedding import Embedder, Vectors
 from router.errors import ArtifactError, RouterError
 from router.examples import Checked, check_examples
-from router.followups import NO_FOLD, PHRASES, Corpus, FollowUpPairs, build_pairs, fit_continuation
+from router.followups import (
+    FOLLOW_UPS,
+    NO_FOLD,
+    PHRASES,
+    REQUESTS,
+    Corpus,
+    FollowUpPairs,
+    build_pairs,
+    fit_continuation,
+)
 from router.lexical import drop_marks, fit_lexical
 from router.threshold import Scores
 from router.witnesses import Witnesses
@@ -136,20 +145,26 @@ def load_current(
 
 
 def _embed(checked: Checked, routes: Sequence[str], embedder: Embedder, seed: int) -> Corpus:
-    """Put examples, negatives, follow-up phrases and passages side by side, in this order.
+    """Put examples, negatives, follow-ups, requests and passages side by side, in this order.
 
     Follow-up phrases belong to no route on their own: they are learnt as negatives, and nothing is calibrated on them.
+    Other follow-ups and requests are not learnt, since a route may be about them: they show what continues a topic.
     """
-    labelled = [*checked.judged, *((phrase, None) for phrase in PHRASES), *checked.passages]
+    taken = {text for text, _ in checked.judged}
+    continuing = [text for text in (*PHRASES, *FOLLOW_UPS) if text not in taken]
+    requests = [(text, None) for text in REQUESTS if text not in taken]
+    labelled = [*checked.judged, *((text, None) for text in continuing), *requests, *checked.passages]
     index = {route: number for number, route in enumerate(routes)}
     labels = np.array([OUTSIDE if route is None else index[route] for _, route in labelled], dtype=np.int64)
     texts = [text for text, _ in labelled]
     folds = np.full(len(texts), NO_FOLD, dtype=np.int64)
     n_folded = len(texts) - len(checked.passages)
     folds[:n_folded] = _assign_folds(labels[:n_folded], seed)
-    phrases = slice(len(checked.judged), n_folded)
+    phrases = slice(len(checked.judged), len(checked.judged) + len(continuing))
     unmarked = texts[:n_folded] + drop_marks(checked.passages)
-    return Corpus(unmarked, embedder.embed(texts), labels, folds, phrases)
+    learnt = np.ones(len(texts), dtype=np.bool_)
+    learnt[phrases.start + sum(text in PHRASES for text in continuing) : n_folded] = False
+    return Corpus(unmarked, embedder.embed(texts), labels, folds, phrases, learnt)
 
 
 class _Steps:
@@ -166,6 +181,7 @@ class _Steps:
     def fit_on(self, chosen: npt.NDArray[np.bool_]) -> Witnesses:
         """Fit on the chosen texts; routes without any are unknown to the witnesses, the others keep their order."""
         data = self._data
+        chosen = chosen & data.learnt
         texts = [data.texts[row] for row in np.flatnonzero(chosen)]
         labels = data.labels[chosen]
         known = np.unique(labels[labels != OUTSIDE])

@@ -7,6 +7,7 @@ The conversations have two turns: an example as anchor, then a phrase (continues
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ from router.continuation import (
     Encoded,
     continuation_signals,
     join_turns,
+    referring_marks,
 )
 from router.embedding import Embedder, Vectors
 from router.threshold import Gate, Scores, choose_split
@@ -93,10 +95,19 @@ PHRASES: tuple[str, ...] = (
     "ok",
     "lol nice",
 )
+"""Without any subject: alone they belong to no route, and are learnt so."""
+
+_FOLDER = Path(__file__).parent
+FOLLOW_UPS = tuple((_FOLDER / "follow_ups.txt").read_text(encoding="utf-8").splitlines())
+"""With things of their own in them, yet said about something before. Alone they might belong to a route."""
+
+REQUESTS = tuple((_FOLDER / "requests.txt").read_text(encoding="utf-8").splitlines())
+"""Turns that continue none: what people also ask of an assistant."""
 
 MAX_FALSE_BREAK = 0.2
 MAX_NEGATIVES = 500
 NEIGHBOURS_PER_ROUTE = 40
+SWITCHES_PER_ROUTE = 100
 SAME_MEANING = 0.6
 """Cosine from which a negative counts as a follow-up phrase: alone it has no topic, but it continues any."""
 
@@ -122,7 +133,10 @@ class Corpus:
     """`NO_FOLD` for a text that is never held out."""
 
     phrases: slice
-    """Where `PHRASES` stand."""
+    """Where `PHRASES` and `FOLLOW_UPS` stand."""
+
+    learnt: npt.NDArray[np.bool_]
+    """Which texts witnesses may be fitted on: not `FOLLOW_UPS` nor `REQUESTS`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,8 +173,9 @@ class FollowUpPairs:
             anchor = Encoded(vectors[self.anchors[row]], nothing, nothing)
             turn = Encoded(vectors[self.turns[row]], turn_evidence[index], nothing)
             joint = Encoded(self.joint_vectors[row], joint_evidence[index], nothing)
+            marks = referring_marks(data.texts[self.turns[row]])
             result[index] = continuation_signals(
-                anchor, turn, joint, int(self.routes[row]), float(self.phrase_cosines[row])
+                anchor, turn, joint, int(self.routes[row]), float(self.phrase_cosines[row]), marks
             )
         return result
 
@@ -170,6 +185,7 @@ def build_pairs(data: Corpus, embedder: Embedder, seed: int) -> FollowUpPairs:
     generator = np.random.default_rng(seed)
     phrases = data.vectors[data.phrases]
     rows = _phrase_rows(data, generator) + _neighbour_rows(data, generator) + _negative_rows(data, generator)
+    rows += _switch_rows(data, generator)
     anchors = np.array([anchor for anchor, _, _ in rows], dtype=np.int64)
     turns = np.array([turn for _, turn, _ in rows], dtype=np.int64)
     cosines = (data.vectors[turns] @ phrases.T).astype(np.float64)
@@ -215,6 +231,19 @@ def _negative_rows(data: Corpus, generator: np.random.Generator) -> list[_Row]:
         anchors = np.flatnonzero((data.labels != OUTSIDE) & (data.folds == data.folds[turn]))
         if len(anchors) and (phrases @ data.vectors[turn]).max() < SAME_MEANING:
             rows.append((int(generator.choice(anchors)), turn, False))
+    return rows
+
+
+def _switch_rows(data: Corpus, generator: np.random.Generator) -> list[_Row]:
+    rows: list[_Row] = []
+    for route in range(int(data.labels.max()) + 1):
+        members = np.flatnonzero((data.labels == route) & (data.folds != NO_FOLD))
+        for turn in generator.permutation(members)[:SWITCHES_PER_ROUTE].tolist():
+            anchors = np.flatnonzero(
+                (data.labels != OUTSIDE) & (data.labels != route) & (data.folds == data.folds[turn])
+            )
+            if len(anchors):
+                rows.append((int(generator.choice(anchors)), turn, False))
     return rows
 
 

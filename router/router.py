@@ -86,10 +86,11 @@ class Router:
         recent = [self._embedder.normalise(turn) for turn in given]
         encoded, turns_cached = await self._batcher.get(recent)
         known = dict(zip(recent, encoded, strict=True))
-        joints = self._fitted.policy.joints(recent, known)
-        encoded, joints_cached = await self._batcher.get(joints)
-        known.update(zip(joints, encoded, strict=True))
-        return self._fitted.policy.decide(recent, known, cached=turns_cached and joints_cached)
+        cached = turns_cached
+        while (joint := self._fitted.policy.missing(recent, known)) is not None:
+            (known[joint],), joint_cached = await self._batcher.get([joint])
+            cached = cached and joint_cached
+        return self._fitted.policy.decide(recent, known, cached=cached)
 
     async def explain(self, turns: Sequence[str], *, nearest: int = 5) -> Explanation:
         """Decide as `decide` does, and say what the decision rests on.

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from gateway.errors import ConfigError
-from gateway.process import EngineProcess, LaunchSpec, binary_arguments
+from gateway.process import THREADS_WAIT, EngineProcess, LaunchSpec, binary_arguments, free_port
 
 SPEC = LaunchSpec(
     model="m.gguf",
@@ -82,3 +83,21 @@ async def test_a_child_never_started_is_not_running_and_can_be_stopped(host: str
     assert (process.url, process.running, process.pid) == (url, False, None)
     assert process.last_words() == "it logged nothing"
     await process.stop()
+
+
+@pytest.mark.parametrize(("ours", "expected"), [(None, THREADS_WAIT[1]), ("7", "7")])
+async def test_its_threads_do_not_spin_for_long_unless_told(
+    ours: str | None, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = THREADS_WAIT[0]
+    monkeypatch.delenv(name, raising=False)
+    if ours is not None:
+        monkeypatch.setenv(name, ours)
+    script = tmp_path / "llama-server"
+    script.write_text(f'#!/bin/sh\necho "${name}" > "{tmp_path}/seen"\n')
+    script.chmod(0o755)
+    process = EngineProcess(replace(SPEC, port=free_port("127.0.0.1")), executable=str(script))
+    await process.start()
+    await process.wait()
+    await process.stop()
+    assert (tmp_path / "seen").read_text().strip() == expected

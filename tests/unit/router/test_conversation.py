@@ -19,8 +19,20 @@ ALONE = {
     "thanks": (0.02, 0.03),
     "and then?": (0.10, 0.20),
     "write python": (0.01, 0.01),
+    "is dough any good for them?": (0.90, 0.10),
+    "another question: is dough any good for them?": (0.90, 0.10),
+    "off topic, thanks": (0.10, 0.20),
+    "does it rise faster?": (0.80, 0.10),
+    "why does dough rise?": (0.80, 0.10),
+    "hello\ndoes it rise faster?": (0.70, 0.10),
 }
-FOLLOW_UPS = {"thanks", "and then?"}
+FOLLOW_UPS = {
+    "thanks",
+    "and then?",
+    "is dough any good for them?",
+    "another question: is dough any good for them?",
+    "off topic, thanks",
+}
 
 
 def encode(text: str) -> Encoded:
@@ -40,7 +52,9 @@ def make_policy(margin: float = 0.0, **overrides: float) -> Policy:
 
 def known_texts(policy: Policy, turns: list[str]) -> dict[str, Encoded]:
     known = {turn: encode(turn) for turn in turns}
-    return known | {text: encode(text) for text in policy.joints(turns, known)}
+    while (joint := policy.missing(turns, known)) is not None:
+        known[joint] = encode(joint)
+    return known
 
 
 @pytest.mark.parametrize(
@@ -111,11 +125,39 @@ def test_a_sticky_decision_tells_the_score_of_the_continuation_and_its_threshold
     assert decision.threshold == 0.6
 
 
-def test_only_turns_that_abstain_after_an_anchor_need_a_joined_text() -> None:
+def test_only_turns_that_may_continue_another_need_a_joined_text() -> None:
     policy = make_policy()
     turns = ["thanks", "prune roses", "thanks", "knead dough", "and then?"]
-    known = {turn: encode(turn) for turn in turns}
-    assert policy.joints(turns, known) == [join_turns("prune roses", "thanks"), join_turns("knead dough", "and then?")]
+    joined = known_texts(policy, turns).keys() - set(turns)
+    assert joined == {
+        join_turns("prune roses", "thanks"),
+        join_turns("prune roses", "knead dough"),
+        join_turns("knead dough", "and then?"),
+    }
+
+
+def test_a_turn_that_names_another_topic_but_continues_this_one_stays() -> None:
+    policy = make_policy()
+    turns = ["prune roses", "is dough any good for them?"]
+    assert policy.decide(turns, known_texts(policy, turns)).reason is Reason.STICKY
+    assert policy.decide(turns[1:], known_texts(policy, turns[1:])).route == "bread"
+
+
+def test_an_announced_change_of_subject_continues_nothing() -> None:
+    policy = make_policy()
+    for turn, route in (("another question: is dough any good for them?", "bread"), ("off topic, thanks", None)):
+        turns = ["prune roses", turn]
+        assert policy.decide(turns, known_texts(policy, turns)).route == route
+
+
+def test_a_reply_about_nothing_that_has_an_expert_goes_to_none() -> None:
+    policy = make_policy()
+    for turn, route in (("does it rise faster?", None), ("why does dough rise?", "bread")):
+        turns = ["write python", turn]
+        assert policy.decide(turns, known_texts(policy, turns)).route == route
+    # together the two are about bread
+    turns = ["hello", "does it rise faster?"]
+    assert policy.decide(turns, known_texts(policy, turns)).route == "bread"
 
 
 def test_a_threshold_reached_exactly_is_reached() -> None:

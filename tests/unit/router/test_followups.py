@@ -42,7 +42,9 @@ def test_both_turns_of_a_pair_lie_in_one_fold_and_phrases_do_not_meet_themselves
     labels = np.array([0] * 56 + [1] * 56 + [OUTSIDE] * (56 + len(PHRASES)) + [0])
     folds = np.append(np.arange(len(texts) - 1) % 5, NO_FOLD)
     phrases = slice(3 * 56, 3 * 56 + len(PHRASES))
-    pairs = build_pairs(Corpus(texts, embedder.embed(texts), labels, folds, phrases), embedder, seed=0)
+    pairs = build_pairs(
+        Corpus(texts, embedder.embed(texts), labels, folds, phrases, folds != NO_FOLD), embedder, seed=0
+    )
     is_phrase = (pairs.turns >= phrases.start) & (pairs.turns < phrases.stop)
     np.testing.assert_array_equal(folds[pairs.anchors], folds[pairs.turns])
     np.testing.assert_array_equal(pairs.continues, is_phrase | (labels[pairs.turns] == labels[pairs.anchors]))
