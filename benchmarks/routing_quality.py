@@ -197,15 +197,21 @@ def run_tuned_experts(given: argparse.Namespace) -> dict[str, Any]:
 def run_conversations(fitted: FittedRouter, embedder: Remembering) -> dict[str, Any]:
     """Replay each conversation; the floor looks at the last turn alone."""
     rows = read_rows(DATA / "conversations.jsonl")
-    routes = [decide(fitted, embedder, row["turns"]).route or "base" for row in rows]
-    alone = [decide(fitted, embedder, row["turns"][-1:]).route or "base" for row in rows]
-    right = sum(route == row["expert"] for route, row in zip(routes, rows, strict=True))
-    right_alone = sum(route == row["expert"] for route, row in zip(alone, rows, strict=True))
-    print(f"\nconversations: {right} of {len(rows)} right; by the last turn alone {right_alone}")
-    for route, row in zip(routes, rows, strict=True):
+    for row in read_rows(DATA / "multi_turn.jsonl"):
+        turns = [message["content"] for message in row["messages"] if message["role"] == "user"]
+        rows.append({"turns": turns, "expert": row["expert"] or "base", "kind": row["kind"]})
+    found: dict[str, list[tuple[bool, bool]]] = {}
+    for row in rows:
+        route, alone = (decide(fitted, embedder, turns).route or "base" for turns in (row["turns"], row["turns"][-1:]))
+        found.setdefault(row.get("kind", "conversations.jsonl"), []).append(
+            (route == row["expert"], alone == row["expert"])
+        )
         if route != row["expert"]:
             print(f"  {row['expert']} expected, {route}: {' / '.join(row['turns'])}")
-    return {"right": right, "right_alone": right_alone, "conversations": len(rows)}
+    counts = {kind: [sum(column) for column in zip(*pairs, strict=True)] for kind, pairs in found.items()}
+    table = [[kind, len(found[kind]), right, alone] for kind, (right, alone) in counts.items()]
+    print_table(["conversations, the last turn", "asked", "right", "right by that turn alone"], table)
+    return {kind: {"asked": asked, "right": right, "right_alone": alone} for kind, asked, right, alone in table}
 
 
 def main() -> None:

@@ -59,6 +59,26 @@ def test_questions_reach_their_expert_and_all_others_the_base(
     assert np.mean(outside) >= 0.95
 
 
+LEAST = {"follow-up": 0.86, "new-question": 0.97, "switch": 0.97, "leave": 0.8, "base-follow-up": 0.8}
+
+
+def test_the_last_turn_of_a_conversation_goes_where_the_conversation_goes(
+    shipped: tuple[FittedRouter, OnnxEmbedder],
+) -> None:
+    fitted, embedder = shipped
+    right: dict[str, list[bool]] = {}
+    for row in read_rows(ROOT / "benchmarks" / "data" / "multi_turn.jsonl"):
+        turns = [embedder.normalise(m["content"]) for m in row["messages"] if m["role"] == "user"]
+        known = dict(zip(turns, fitted.encode(turns, embedder.embed(turns)), strict=True))
+        while (joint := fitted.policy.missing(turns, known)) is not None:
+            (known[joint],) = fitted.encode([joint], embedder.embed([joint]))
+        route = fitted.policy.decide(turns, known).route or "base"
+        right.setdefault(row["kind"], []).append(route == (row["expert"] or "base"))
+    shares = {kind: float(np.mean(found)) for kind, found in right.items()}
+    assert shares.keys() == LEAST.keys()
+    assert {kind: share for kind, share in shares.items() if share < LEAST[kind]} == {}
+
+
 def test_every_kind_of_evidence_speaks(shipped: tuple[FittedRouter, OnnxEmbedder], asked: Labelled) -> None:
     fitted, embedder = shipped
     texts = [text for text, _ in asked]
