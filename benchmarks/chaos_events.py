@@ -210,7 +210,7 @@ class Chaos:
         self._shelf.reloaded()
         if expected == set(self._shelf.current):
             await asyncio.sleep(_GRACE_S)
-            self._client.broken.clear()
+            self._client.mend()
         return "served" if attempts == 1 else "served at another try"
 
     def _any_question(self) -> str:

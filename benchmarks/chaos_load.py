@@ -91,8 +91,17 @@ class Client:
         self._shelf, self._targets, self._limit_s = shelf, targets, limit_s
         self.broken: set[str] = set()
         """Experts that may be out of service now."""
+        self._mended: dict[str, float] = {}
         self.routes: dict[str, str] = {}
         self._known: dict[tuple[str, str, int], Distribution] = {}
+
+    def mend(self) -> None:
+        """No expert is out of service any more; a request that had begun before may still have met one."""
+        self._mended |= dict.fromkeys(self.broken, time.monotonic())
+        self.broken.clear()
+
+    def _was_broken(self, expert: str | None, since: float) -> bool:
+        return expert in self.broken or self._mended.get(str(expert), 0.0) >= since
 
     # -- before the chaos -----------------------------------------------------------------------------------------
 
@@ -160,7 +169,7 @@ class Client:
     def _judge(self, reply: Reply, sent: Mapping[str, Any], question: str | None, started: float, what: str) -> None:
         tally = self.tally
         if reply.error is not None:
-            wrong = self._wrong_failure(reply, sent["model"])
+            wrong = self._wrong_failure(reply, sent["model"], started)
         elif not reply.done or not reply.finished:
             wrong = "it ended too soon, without an error"
         else:
@@ -173,13 +182,13 @@ class Client:
         else:
             tally.outcomes["answered"] += 1
 
-    def _wrong_failure(self, reply: Reply, model: str) -> str | None:
+    def _wrong_failure(self, reply: Reply, model: str, started: float) -> str | None:
         error, status = reply.error, reply.status
         if not isinstance(error, dict) or not {"message", "type", "param", "code"} <= error.keys():
             return f"status {status} with {error}, which is not OpenAI's envelope"
         if not isinstance(error["code"], str):
             return f"an error whose code is no text: {error}"
-        if status == 404 and (model in self.broken):
+        if status == 404 and self._was_broken(model, started):
             return None
         if status != 200 and status not in _STATUSES:
             return f"status {status}: {error}"
@@ -193,7 +202,7 @@ class Client:
         if said != {served}:
             return f"header says {served}, body {said}"
         asked = self.routes[question] if sent["model"] == "auto" and question else sent["model"]
-        if served != asked and not (sent["model"] == "auto" and served == BASE and asked in self.broken):
+        if served != asked and not (sent["model"] == "auto" and served == BASE and self._was_broken(asked, started)):
             return f"{served} served, {asked} was asked"
         foreign = [term for name, term in self._targets.items() if name != served and term in reply.text]
         if foreign:
