@@ -84,9 +84,8 @@ class Router:
         given = [turn for turn in turns if turn.strip()][-MAX_TURNS:] or [""]
         # What is read alike is decided and remembered alike, however it was typed.
         recent = [self._embedder.normalise(turn) for turn in given]
-        encoded, turns_cached = await self._batcher.get(recent)
+        encoded, cached = await self._batcher.get(recent)
         known = dict(zip(recent, encoded, strict=True))
-        cached = turns_cached
         while (joint := self._fitted.policy.missing(recent, known)) is not None:
             (known[joint],), joint_cached = await self._batcher.get([joint])
             cached = cached and joint_cached
