@@ -1,7 +1,8 @@
 """What a follow-up looks like: phrases, and the fitting of `Continuation` on conversations made from them.
 
 The conversations have two turns: an example as anchor, then a phrase or follow-up (continues), another example of the
-same route (continues), an example of another route (does not), or a negative or request (does not). Each is judged by witnesses that saw neither turn.
+same route (continues), an example of another route (does not), or a negative or request (does not).
+Each is judged by witnesses that saw neither turn.
 """
 
 from __future__ import annotations
