@@ -1,28 +1,32 @@
 """What does mixed traffic over several experts cost, against one expert alone?
 
 Closed loop: so many clients, each asks again as soon as it is answered. The experts are drawn evenly (uniform) or so
-that the first is asked most (zipf: 1, 1/2, 1/3, 1/4). Ways of serving, the same requests in the same order:
+that the first is asked most (zipf: 1, 1/2, 1/3, 1/4); "alone" is the first and no other. Ways of serving, the same
+requests in the same order:
 
-- one expert, straight to llama-server, at the beginning and again at the end: their mean is the ceiling
+- one expert, straight to llama-server: the ceiling
 - mixed, straight to llama-server, each request naming its adapters
 - mixed, through a naive gateway: in order of arrival, a swap whenever the expert changes
 - mixed, through Pointsman with its own engine, by both strategies
 
+The ways take turns, ``--rounds`` times, since a machine's speed drifts; engines that are not asked are idle. Tokens/s
+count while every client has a request under way: not the end of a round, when there is not enough left to ask.
 ``ratio`` is Pointsman (its default strategy) over the ceiling, the lesser of the mixes. A wait is the time to an
 answer's first token. For Pointsman, each request's time in the queue is held against the bound that
 docs/ARCHITECTURE.md states for its place in line.
 
-    python benchmarks/mixed.py [--clients 8] [--answers 64] [--tokens 48] [--mixes uniform,zipf] [--only WORD]
+    python benchmarks/mixed.py [--clients 8] [--rounds 3] [--answers 48] [--tokens 48] [--mixes uniform,zipf,alone]
+        [--only WORD]
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import math
 import random
 import re
-import statistics
 import sys
 import time
 from collections import Counter
@@ -45,6 +49,7 @@ _QUESTIONS = (
     "Is it expensive?",
     "Which season is the best for it?",
 )
+CEILING = "one expert, straight"
 _QUEUE_MS = re.compile(rb'"queue_ms":([0-9.]+)')
 
 
@@ -58,14 +63,22 @@ class Timed:
     queue_s: float
 
 
-Send = Callable[[str, dict[str, Any]], Awaitable[tuple[float, float]]]
-"""Send a request under an expert; returns seconds to its first token, and seconds in the gateway's queue."""
+Send = Callable[[str, dict[str, Any], Callable[[], None]], Awaitable[tuple[float, float]]]
+"""Send a request under an expert, and call back for each token; returns seconds to the first one, and seconds in the
+gateway's queue."""
 
 
 @dataclass
 class Run:
-    tokens_s: float
+    """All rounds of one way with one mix."""
+
+    tokens: int = 0
+    seconds: float = 0.0
     answers: list[Timed] = field(default_factory=list)
+
+    @property
+    def tokens_s(self) -> float:
+        return self.tokens / self.seconds
 
     @property
     def waits(self) -> list[float]:
@@ -74,76 +87,86 @@ class Run:
 
 def main() -> None:
     parser = serving.arguments(__doc__)
-    parser.add_argument("--answers", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--answers", type=int, default=48, help="of each way in each round")
     parser.add_argument("--tokens", type=int, default=48)
     parser.add_argument("--clients", type=int, default=8)
     parser.add_argument("--at-once", type=int, default=4, help="answers computed at the same time, everywhere")
-    parser.add_argument("--mixes", default="uniform,zipf")
+    parser.add_argument("--mixes", default="uniform,zipf", help="of uniform, zipf, alone; comma-separated")
     parser.add_argument("--only", default="", help="only the ways with this word in their names, and the ceiling")
-    sys.exit(asyncio.run(measure(parser.parse_args())))
+    given = parser.parse_args()
+    if given.answers <= given.clients:
+        parser.error(f"--answers {given.answers}: more than --clients {given.clients} are needed")
+    sys.exit(asyncio.run(measure(given)))
 
 
 async def measure(given: argparse.Namespace) -> int:
     experts = serving.load_experts(given.experts, at_least=4)[:4]
     names = [expert.name for expert in experts]
-    mixes = {mix: draw(mix, names, given.answers) for mix in given.mixes.split(",")}
-    runs: dict[tuple[str, str], Run] = {}
     connector = aiohttp.TCPConnector(limit=0, force_close=True)
-    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=3600), connector=connector) as session:
-        with serving.engine(experts, slots=given.at_once) as engine:
-            direct = straight(session, engine)
-            runs["one expert, straight", ""] = await run(direct, [names[0]] * given.answers, given)
-            naive = NaiveGateway(session, engine)
-            for way, send in (("straight", direct), ("naive gateway", through_naive(naive, direct))):
-                for mix, drawn in mixes.items() if given.only in way else ():
-                    runs[way, mix] = await run(send, drawn, given)
+    async with contextlib.AsyncExitStack() as stack:
+        session = await stack.enter_async_context(
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=3600), connector=connector)
+        )
+        engine = stack.enter_context(serving.engine(experts, slots=given.at_once))
+        direct = straight(session, engine)
+        ways = {"straight": direct, "naive gateway": through_naive(NaiveGateway(session, engine), direct)}
+        ways = {way: send for way, send in ways.items() if given.only in way}
         for strategy in ("scale_api", "per_request"):
-            way = f"Pointsman, {strategy}"
-            if given.only not in way:
+            if given.only not in (way := f"Pointsman, {strategy}"):
                 continue
             sections = {
                 "scheduler": {"strategy": strategy, "queue_timeout_s": 3600},
                 "engine": {"at_once": given.at_once, "port": serving.free_port("127.0.0.1")},
                 "experts": {"dir": str(given.experts)},
             }
-            with serving.gateway(sections) as url:
-                for mix, drawn in mixes.items():
-                    runs[way, mix] = await run(through_gateway(session, url), drawn, given)
-        with serving.engine(experts, slots=given.at_once) as engine:
-            runs["one expert, straight, at the end", ""] = await run(
-                straight(session, engine), [names[0]] * given.answers, given
-            )
+            ways[way] = through_gateway(session, stack.enter_context(serving.gateway(sections)))
+        runs = {(CEILING, ""): Run(), **{(way, mix): Run() for way in ways for mix in given.mixes.split(",")}}
+        for number in range(given.rounds):
+            for (way, mix), total in runs.items():
+                await run(ways.get(way, direct), draw(mix or "alone", names, given.answers, number), given, total)
+                print(f"{way} {mix}: {total.tokens_s:.1f} tokens/s", file=sys.stderr)
     return report(runs, given)
 
 
-def draw(mix: str, names: Sequence[str], answers: int) -> list[str]:
+def draw(mix: str, names: Sequence[str], answers: int, seed: int) -> list[str]:
     """The expert of each request: the same for every way."""
-    weights = [1.0 if mix == "uniform" else 1 / (rank + 1) for rank in range(len(names))]
-    return random.Random(0).choices(names, weights, k=answers)
+    ranks = range(1, len(names) + 1)
+    weights = {
+        "uniform": [1.0 for _ in ranks],
+        "zipf": [1 / rank for rank in ranks],
+        "alone": [float(rank == 1) for rank in ranks],
+    }
+    return random.Random(seed).choices(names, weights[mix], k=answers)
 
 
-async def run(send: Send, drawn: Sequence[str], given: argparse.Namespace) -> Run:
+async def run(send: Send, drawn: Sequence[str], given: argparse.Namespace, total: Run) -> None:
     """Warm up, then answer every request, ``clients`` at a time."""
     for name in sorted(set(drawn)):
-        await send(name, body("Hello", 2))
+        await send(name, body("Hello", 2), lambda: None)
     coming = enumerate(drawn)
     outstanding: Counter[str] = Counter()
-    answers: list[Timed] = []
+    begun, all_at_work = time.monotonic(), True
+    asked_before = len(total.answers)
+
+    def count() -> None:
+        if all_at_work:
+            total.tokens += 1
 
     async def client() -> None:
+        nonlocal all_at_work
         for number, name in coming:
             outstanding[name] += 1
             place, started = outstanding[name], time.monotonic()
-            text = f"Question {number}. {_QUESTIONS[number % len(_QUESTIONS)]}"
-            first_s, queue_s = await send(name, body(text, given.tokens))
-            answers.append(Timed(place, first_s, time.monotonic() - started, queue_s))
+            text = f"Question {asked_before + number}. {_QUESTIONS[number % len(_QUESTIONS)]}"
+            first_s, queue_s = await send(name, body(text, given.tokens), count)
+            total.answers.append(Timed(place, first_s, time.monotonic() - started, queue_s))
             outstanding[name] -= 1
+        if all_at_work:
+            all_at_work = False
+            total.seconds += time.monotonic() - begun
 
-    begun = time.monotonic()
     await asyncio.gather(*(client() for _ in range(given.clients)))
-    seconds = time.monotonic() - begun
-    print(f"{len(drawn)} answers in {seconds:.1f} s", file=sys.stderr)
-    return Run(len(drawn) * given.tokens / seconds, answers)
 
 
 def body(text: str, tokens: int) -> dict[str, Any]:
@@ -153,40 +176,46 @@ def body(text: str, tokens: int) -> dict[str, Any]:
 
 
 def straight(session: aiohttp.ClientSession, engine: Engine) -> Send:
-    async def send(expert: str, sent: dict[str, Any]) -> tuple[float, float]:
+    async def send(expert: str, sent: dict[str, Any], token: Callable[[], None]) -> tuple[float, float]:
         url = f"{engine.url}/v1/chat/completions"
-        return await answer(session, url, {**sent, "lora": engine.lora(expert)}, engine.headers)
+        return await answer(session, url, {**sent, "lora": engine.lora(expert)}, engine.headers, token)
 
     return send
 
 
 def through_naive(naive: NaiveGateway, direct: Send) -> Send:
-    async def send(expert: str, sent: dict[str, Any]) -> tuple[float, float]:
+    async def send(expert: str, sent: dict[str, Any], token: Callable[[], None]) -> tuple[float, float]:
         started = time.monotonic()
         async with naive.lease(expert):
             queue_s = time.monotonic() - started
-            first_s, _ = await direct(expert, sent)
+            first_s, _ = await direct(expert, sent, token)
         return queue_s + first_s, queue_s
 
     return send
 
 
 def through_gateway(session: aiohttp.ClientSession, url: str) -> Send:
-    async def send(expert: str, sent: dict[str, Any]) -> tuple[float, float]:
-        return await answer(session, f"{url}/v1/chat/completions", {**sent, "model": expert}, {})
+    async def send(expert: str, sent: dict[str, Any], token: Callable[[], None]) -> tuple[float, float]:
+        return await answer(session, f"{url}/v1/chat/completions", {**sent, "model": expert}, {}, token)
 
     return send
 
 
 async def answer(
-    session: aiohttp.ClientSession, url: str, sent: dict[str, Any], headers: dict[str, str]
+    session: aiohttp.ClientSession,
+    url: str,
+    sent: dict[str, Any],
+    headers: dict[str, str],
+    token: Callable[[], None],
 ) -> tuple[float, float]:
     """Read a whole stream and check that every token came."""
     started, first_s, queue_s, tail = time.monotonic(), math.nan, math.nan, b""
     async with session.post(url, json=sent, headers=headers) as response:
         async for line in response.content:
-            if math.isnan(first_s) and b'"content":"' in line:
-                first_s = time.monotonic() - started
+            if b'"content":"' in line:
+                token()
+                if math.isnan(first_s):
+                    first_s = time.monotonic() - started
             # Not the header: a client that has waited long gets its headers before it leaves the queue.
             if math.isnan(queue_s) and (found := _QUEUE_MS.search(line)):
                 queue_s = float(found[1]) / 1000
@@ -207,7 +236,7 @@ def bound_s(answer: Timed, longest_s: float, experts: int, at_once: int) -> floa
 
 
 def report(runs: dict[tuple[str, str], Run], given: argparse.Namespace) -> int:
-    ceiling = statistics.mean(timed.tokens_s for (way, _), timed in runs.items() if way.startswith("one expert"))
+    ceiling = runs[CEILING, ""].tokens_s
     rows, facts, within = [], [], True
     for (way, mix), timed in runs.items():
         longest_s = max((a.whole_s - a.queue_s for a in timed.answers if a.queue_s == a.queue_s), default=math.nan)
@@ -226,12 +255,15 @@ def report(runs: dict[tuple[str, str], Run], given: argparse.Namespace) -> int:
     serving.print_table(header, rows)
 
     def least(word: str) -> float | None:
-        found = [timed.tokens_s / ceiling for (way, mix), timed in runs.items() if word in way and mix]
+        found = [
+            timed.tokens_s / ceiling for (way, mix), timed in runs.items() if word in way and mix not in ("", "alone")
+        ]
         return round(min(found), 3) if found else None
 
     serving.finish(
         "mixed",
         clients=given.clients,
+        rounds=given.rounds,
         at_once=given.at_once,
         ceiling=round(ceiling, 1),
         ratio=least("scale_api"),

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 __all__ = ["Slots"]
 
+_NEVER_USED_S = 200.0
 _SAME_EXPERT_S = 100.0
-_BESIDE_S = 10.0
+_NEIGHBOUR_S = 120.0
 _RETURNED_S = 300.0
 
 
@@ -25,7 +26,7 @@ class _Slot:
     expert: str | None = None
     conversation: str | None = None
     returned: bool = False
-    last_used_s: float = float("-inf")
+    last_used_s: float = 0.0
 
 
 class Slots:
@@ -54,35 +55,34 @@ class Slots:
     def take(self, lease: int, expert: str, conversation: str, width: int, now: float) -> tuple[int, ...]:
         """Lease the ``width`` slots whose KV is the best to use or the least to lose.
 
-        First the conversation's own. Then one never used, in the expert's own part of the slots if it has one. Then the
-        one whose KV is least likely to be wanted again: the oldest, where a slot of the same expert counts as 100 s
-        older (the prompts of an expert begin alike, and that beginning stays), one beside a running slot as 10 s
-        (llama.cpp decodes only neighbours together), and one whose conversation has come back before as 300 s younger
-        (it will again). The three were tuned with ``benchmarks/policy.py``.
+        First the conversation's own. Then the one whose KV is least likely to be wanted again, weighed against how fast
+        all will be decoded: the oldest, where one never used counts as older than all others and 200 s old at least, a
+        slot of the same expert as 100 s older (the prompts of an expert begin alike, and that beginning stays), one as
+        120 s older for each running neighbour (llama.cpp decodes only neighbours together, so a gap slows down all of
+        them), and one whose conversation has come back before as 300 s younger (it will again). The four were tuned
+        with ``benchmarks/policy.py``.
         """
+        never_s = min([now - _NEVER_USED_S, *(s.last_used_s - _SAME_EXPERT_S for s in self._slots if s.expert)])
         taken: list[int] = []
         for _ in range(width):
             free = (index for index, slot in enumerate(self._slots) if slot.lease is None)
-            index = min(free, key=lambda i: self._rank(i, expert, conversation))
+            index = min(free, key=lambda i: self._rank(i, expert, conversation, never_s))
             slot = self._slots[index]
             slot.returned = (slot.expert, slot.conversation) == (expert, conversation)
             slot.lease, slot.expert, slot.conversation, slot.last_used_s = lease, expert, conversation, now
             taken.append(index)
         return tuple(taken)
 
-    def _rank(self, index: int, expert: str, conversation: str) -> tuple[float, ...]:
-        """Least first."""
+    def _rank(self, index: int, expert: str, conversation: str, never_s: float) -> tuple[float, ...]:
+        """Least first. ``never_s``: when a slot that was never used counts as used last."""
         slot = self._slots[index]
         if (slot.expert, slot.conversation) == (expert, conversation):
             return 0, -slot.last_used_s
-        beside = any(self._slots[i].lease is not None for i in (index - 1, index + 1) if 0 <= i < len(self._slots))
-        if slot.expert is None:
-            # As many slots as run at once make a part; an expert that finds one empty begins its own there.
-            start = index - index % self.at_once
-            part = {other.expert for other in self._slots[start : start + self.at_once]}
-            return 1, 0 if expert in part else 1 if part == {None} else 2, not beside, index
-        bonus = _SAME_EXPERT_S * (slot.expert == expert) + _BESIDE_S * beside - _RETURNED_S * slot.returned
-        return 2, slot.last_used_s - bonus
+        used_s = slot.last_used_s if slot.expert else never_s
+        around = self._slots[max(0, index - 1) : index + 2]
+        neighbours = sum(other.lease is not None for other in around)  # the slot itself is free
+        bonus = _SAME_EXPERT_S * (slot.expert == expert) + _NEIGHBOUR_S * neighbours - _RETURNED_S * slot.returned
+        return 1, used_s - bonus, slot.expert is not None, index
 
     def give_back(self, indices: Sequence[int], now: float) -> None:
         for index in indices:

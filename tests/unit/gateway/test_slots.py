@@ -38,7 +38,8 @@ def test_a_conversation_under_another_expert_does_not_take_the_slot_it_left() ->
 
 def test_a_slot_never_used_goes_first() -> None:
     slots = used(2, ("a", "x", 1.0))
-    assert take(slots, "a", "y", 999.0) == (1,)
+    assert take(slots, "a", "y", 2.0) == (1,)
+    assert take(used(2, ("a", "x", 1.0)), "a", "y", 999.0) == (1,)
 
 
 def test_the_oldest_kv_goes_first_among_other_experts_slots() -> None:
@@ -56,20 +57,28 @@ def test_but_takes_one_that_is_much_older() -> None:
     assert take(slots, "b", "new", 161.0) == (0,)
 
 
-def test_an_expert_begins_in_a_part_of_its_own() -> None:
-    """Four run at once, so slots 0 to 3 are one part, 4 to 7 the next."""
-    slots = used(8, ("a", "x", 1.0), ("b", "y", 2.0), ("a", "z", 3.0), at_once=4)
-    assert slots.knows("b", "y")
-    assert take(slots, "b", "y", 4.0) == (4,)
-    assert take(slots, "a", "x", 4.0) == (0,)
-    assert take(slots, "a", "z", 4.0) == (1,)
-
-
 def test_a_slot_beside_a_running_one_is_preferred() -> None:
     """Only neighbours are decoded together by a server whose slots have their KV apart."""
     slots = used(4, *(("a", f"talk {number}", float(number)) for number in range(4)))
     assert take(slots, "a", "talk 2", 9.0) == (2,)
     assert take(slots, "a", "new", 9.0) == (1,)
+
+
+def test_a_gap_between_running_ones_is_filled_first() -> None:
+    slots = Slots(16, at_once=4)
+    slots.take(1, "a", "x", 1, 0.0)
+    gap = slots.take(2, "a", "y", 1, 0.0)
+    slots.take(3, "a", "z", 1, 0.0)
+    slots.give_back(gap, 1.0)
+    assert take(slots, "a", "new", 1.0) == gap
+
+
+def test_not_at_the_price_of_a_conversation_that_came_back() -> None:
+    slots = used(4, ("a", "before", 0.0), ("a", "gap", 0.0), ("a", "after", 0.0), ("a", "gap", 1.0))
+    slots.take(1, "a", "before", 1, 2.0)
+    slots.take(2, "a", "after", 1, 2.0)
+    assert take(slots, "a", "new", 3.0) == (3,)
+    assert slots.knows("a", "gap")
 
 
 def test_a_conversation_that_came_back_keeps_its_slot_while_single_questions_pass() -> None:
