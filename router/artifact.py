@@ -26,8 +26,8 @@ from router.lexical import Lexical
 from router.threshold import Gate
 from router.witnesses import Witnesses
 
-FORMAT = 5
-RECIPE = 7
+FORMAT = 6
+RECIPE = 8
 """Raised whenever `fit` would give another router for the same input."""
 
 
@@ -115,6 +115,7 @@ class FittedRouter:
             "warnings": self.warnings,
             "gate": {name: getattr(self.policy.gate, name) for name in ("bias", "threshold", "margin")},
             "continuation": {
+                "offset": self.policy.continuation.offset,
                 "bias": self.policy.continuation.bias,
                 "threshold": self.policy.continuation.threshold,
             },
@@ -148,13 +149,13 @@ def hash_texts(texts: Sequence[str]) -> str:
 def _policy_arrays(policy: Policy) -> dict[str, Any]:
     gate, continuation = policy.gate, policy.continuation
     arrays = {f"gate_{name}": getattr(gate, name) for name in ("means", "scales", "weights")}
-    names = ("phrases", "means", "scales", "weights")
+    names = ("texts", "duals", "means", "scales", "weights")
     return {**arrays, **{f"continuation_{name}": getattr(continuation, name) for name in names}}
 
 
 def _rebuild(meta: Mapping[str, Any], arrays: Mapping[str, Any]) -> FittedRouter:
     gate = Gate(*(arrays[f"gate_{name}"] for name in ("means", "scales", "weights")), **meta["gate"])
-    names = ("phrases", "means", "scales", "weights")
+    names = ("texts", "duals", "means", "scales", "weights")
     continuation = Continuation(*(arrays[f"continuation_{name}"] for name in names), **meta["continuation"])
     policy = Policy(tuple(meta["routes"]), gate, continuation)
     witnesses = Witnesses(Classifier.from_arrays(arrays), Lexical.from_arrays(arrays))

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from router.classifier import N_KINDS, Evidence
+from router.classifier import N_KINDS, Evidence, apply_kernel
 from router.embedding import Vectors
 from router.threshold import Scores, squash
 
-N_COSINES, N_MARKS = 3, 3
-N_SIGNALS = N_COSINES + N_MARKS + 3 * N_KINDS
-JOINT_COSINE, PHRASE_COSINE = 1, 2
-TURN_EVIDENCE = slice(N_COSINES + N_MARKS, N_COSINES + N_MARKS + N_KINDS)
+N_RELATIONS, N_MARKS = 3, 3
+N_SIGNALS = N_RELATIONS + N_MARKS + 3 * N_KINDS
+JOINT_COSINE, DEPENDENCE = 1, 2
+TURN_EVIDENCE = slice(N_RELATIONS + N_MARKS, N_RELATIONS + N_MARKS + N_KINDS)
 
 WORDS = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
 OPENING = re.compile(
@@ -65,8 +65,13 @@ def join_turns(anchor: str, turn: str) -> str:
 class Continuation:
     """Does a turn that abstains alone continue the conversation about a route? A calibrated yes or no."""
 
-    phrases: Vectors
-    """[n_phrases, dim]: follow-ups that could stand in any conversation."""
+    texts: Vectors
+    """[n_texts, dim]: follow-ups, and texts that stand alone."""
+
+    duals: Vectors
+    """[n_texts], of a kernel ridge regression that tells the first (1) from the second (-1)."""
+
+    offset: float
 
     means: Scores
     """[n_signals]."""
@@ -81,28 +86,32 @@ class Continuation:
     threshold: float
     """0–1."""
 
+    def dependence(self, vector: Vectors) -> float:
+        """Return how much a turn needs what was said before: about 1 for a follow-up, -1 for a text of its own."""
+        return float(apply_kernel(self.texts @ vector) @ self.duals) + self.offset
+
     def score(self, signals: Scores) -> Scores:
         """Return 0–1 for each row of `continuation_signals`: [n] from [n, n_signals]."""
         return squash(((signals - self.means) / self.scales) @ self.weights + self.bias)
 
 
 def continuation_signals(
-    anchor: Encoded, turn: Encoded, joint: Encoded, route: int, phrase_cosine: float, marks: Scores
+    anchor: Encoded, turn: Encoded, joint: Encoded, route: int, dependence: float, marks: Scores
 ) -> Scores:
     """Describe how a turn relates to the anchor before it: [n_signals].
 
     A turn that brings a subject of its own moves the joint text away from the anchor; one without a subject does not,
-    resembles other follow-ups, and points at what was said before.
+    needs what was said before, and points at it.
 
     Args:
         route: the anchor's.
-        phrase_cosine: of the turn to the nearest follow-up phrase.
+        dependence: of the turn, as `Continuation.dependence` gives it.
         marks: of the turn, as `referring_marks` gives them.
     """
-    cosines = [float(anchor.vector @ turn.vector), float(anchor.vector @ joint.vector), phrase_cosine]
+    relations = [float(anchor.vector @ turn.vector), float(anchor.vector @ joint.vector), dependence]
     others = np.delete(turn.evidence, route, axis=0)
     rival = others.max(axis=0) if len(others) else np.zeros(N_KINDS)
-    return np.concatenate([cosines, marks, turn.evidence[route], joint.evidence[route], rival])
+    return np.concatenate([relations, marks, turn.evidence[route], joint.evidence[route], rival])
 
 
 def referring_marks(text: str) -> Scores:

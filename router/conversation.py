@@ -108,9 +108,9 @@ class Policy:
         if ANNOUNCES.search(turn.lower()):
             return 0.0
         joint = known[join_turns(anchor, turn)]
-        phrase_cosine = float((self.continuation.phrases @ known[turn].vector).max())
+        dependence = self.continuation.dependence(known[turn].vector)
         marks = referring_marks(turn)
-        signals = continuation_signals(known[anchor], known[turn], joint, route, phrase_cosine, marks)
+        signals = continuation_signals(known[anchor], known[turn], joint, route, dependence, marks)
         return float(self.continuation.score(signals[None, :])[0])
 
     def _is_reply(self, last: str, turn: str, best: int, known: Mapping[str, Encoded]) -> bool:

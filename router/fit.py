@@ -27,7 +27,9 @@ from router.errors import ArtifactError, RouterError
 from router.examples import Checked, check_examples
 from router.followups import (
     FOLLOW_UPS,
+    MAX_OPENED,
     NO_FOLD,
+    OPENINGS,
     PHRASES,
     REQUESTS,
     Corpus,
@@ -145,26 +147,34 @@ def load_current(
 
 
 def _embed(checked: Checked, routes: Sequence[str], embedder: Embedder, seed: int) -> Corpus:
-    """Put examples, negatives, follow-ups, requests and passages side by side, in this order.
+    """Put examples, negatives, follow-ups, requests, texts after an opening and passages side by side, in this order.
 
     Follow-up phrases belong to no route on their own: they are learnt as negatives, and nothing is calibrated on them.
     Other follow-ups and requests are not learnt, since a route may be about them: they show what continues a topic.
     """
+    generator = np.random.default_rng(seed)
     taken = {text for text, _ in checked.judged}
     continuing = [text for text in (*PHRASES, *FOLLOW_UPS) if text not in taken]
     requests = [(text, None) for text in REQUESTS if text not in taken]
-    labelled = [*checked.judged, *((text, None) for text in continuing), *requests, *checked.passages]
+    opened = np.sort(generator.permutation(len(checked.judged))[:MAX_OPENED])
+    after = [
+        (OPENINGS[number % len(OPENINGS)] + checked.judged[row][0], checked.judged[row][1])
+        for number, row in enumerate(opened)
+    ]
+    labelled = [*checked.judged, *((text, None) for text in continuing), *requests, *after, *checked.passages]
     index = {route: number for number, route in enumerate(routes)}
     labels = np.array([OUTSIDE if route is None else index[route] for _, route in labelled], dtype=np.int64)
     texts = [text for text, _ in labelled]
-    folds = np.full(len(texts), NO_FOLD, dtype=np.int64)
-    n_folded = len(texts) - len(checked.passages)
-    folds[:n_folded] = _assign_folds(labels[:n_folded], seed)
     phrases = slice(len(checked.judged), len(checked.judged) + len(continuing))
+    asked = slice(phrases.stop, phrases.stop + len(requests))
+    n_folded = asked.stop + len(after)
+    folds = np.full(len(texts), NO_FOLD, dtype=np.int64)
+    folds[: asked.stop] = _assign_folds(labels[: asked.stop], seed)
+    folds[asked.stop : n_folded] = folds[opened]
     unmarked = texts[:n_folded] + drop_marks(checked.passages)
     learnt = np.ones(len(texts), dtype=np.bool_)
     learnt[phrases.start + sum(text in PHRASES for text in continuing) : n_folded] = False
-    return Corpus(unmarked, embedder.embed(texts), labels, folds, phrases, learnt)
+    return Corpus(unmarked, embedder.embed(texts), labels, folds, phrases, asked, opened, learnt)
 
 
 class _Steps:

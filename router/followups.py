@@ -1,8 +1,9 @@
 """What a follow-up looks like: phrases, and the fitting of `Continuation` on conversations made from them.
 
 The conversations have two turns: an example as anchor, then a phrase or follow-up (continues), another example of the
-same route (continues), an example of another route (does not), or a negative or request (does not).
-Each is judged by witnesses that saw neither turn.
+same route (continues), an example of another route (does not), or a negative or request (does not). Some of the
+examples and negatives follow an opening, as people put before a change of subject.
+Each is judged by witnesses that saw neither turn, and by a regression on dependence that did not see the second.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ import numpy as np
 import numpy.typing as npt
 
 from router.calibrate import fit_logistic
-from router.classifier import OUTSIDE, Indices
+from router.classifier import OUTSIDE, Indices, apply_kernel
 from router.continuation import (
+    DEPENDENCE,
     JOINT_COSINE,
     N_SIGNALS,
-    PHRASE_COSINE,
     TURN_EVIDENCE,
     Continuation,
     Encoded,
@@ -105,13 +106,49 @@ FOLLOW_UPS = tuple((_FOLDER / "follow_ups.txt").read_text(encoding="utf-8").spli
 REQUESTS = tuple((_FOLDER / "requests.txt").read_text(encoding="utf-8").splitlines())
 """Turns that continue none: what people also ask of an assistant."""
 
+OPENINGS: tuple[str, ...] = (
+    "thanks. ",
+    "ok thanks, ",
+    "great, thank you. ",
+    "cheers. ",
+    "perfect. now ",
+    "ok, ",
+    "and ",
+    "right, ",
+    "lovely, that's settled. ",
+    "got it. ",
+    "anyway, ",
+    "thanks, one more thing: ",
+    "also ",
+    "no worries. ",
+    "ok ordering one. ",
+    "brilliant, that worked. ",
+    "hmm ok. ",
+    "so ",
+    "lol ok. ",
+    "nice one. ",
+    "fine, I'll try that tomorrow. ",
+    "that's sorted then. ",
+    "good to know. ",
+    "next: ",
+    "by the way, ",
+)
+"""What people put before a turn that says all by itself: it is no sign of a follow-up."""
+
+MAX_OPENED = 600
+"""So many examples and negatives stand after an opening."""
+
 MAX_FALSE_BREAK = 0.2
-MAX_NEGATIVES = 500
+MAX_NEGATIVES = 600
 NEIGHBOURS_PER_ROUTE = 40
 SWITCHES_PER_ROUTE = 100
 SAME_MEANING = 0.6
 """Cosine from which a negative counts as a follow-up phrase: alone it has no topic, but it continues any."""
 
+MAX_ALONE = 1500
+"""So many texts that stand alone the regression on dependence is fitted on: all follow-ups are some thousand."""
+
+RIDGE = 0.03
 
 NO_FOLD = -1
 _Row = tuple[int, int, bool]  # anchor and turn, as indices of texts; does the turn continue the anchor?
@@ -136,15 +173,37 @@ class Corpus:
     phrases: slice
     """Where `PHRASES` and `FOLLOW_UPS` stand."""
 
+    requests: slice
+    """Where `REQUESTS` stand."""
+
+    opened: Indices
+    """[n_opened], which texts stand again after an opening, behind the requests."""
+
     learnt: npt.NDArray[np.bool_]
-    """Which texts witnesses may be fitted on: not `FOLLOW_UPS` nor `REQUESTS`."""
+    """Which texts witnesses may be fitted on: not `FOLLOW_UPS`, `REQUESTS` nor what stands after an opening."""
+
+    @property
+    def plain_phrases(self) -> Vectors:
+        """The vectors of `PHRASES`."""
+        return self.vectors[self.phrases][self.learnt[self.phrases]]
+
+
+@dataclass(frozen=True, eq=False)
+class Dependence:
+    """Which turns need what was said before; the first three are `Continuation`'s."""
+
+    texts: Vectors
+    duals: Vectors
+    offset: float
+    of: Scores
+    """[n_texts of the corpus], each by a regression that was not fitted on it."""
 
 
 @dataclass(frozen=True, eq=False)
 class FollowUpPairs:
     """Conversations of two turns; rows of the arrays belong together."""
 
-    phrases: Vectors
+    dependence: Dependence
     anchors: Indices
     """[n], index of the anchor in the corpus."""
 
@@ -157,9 +216,6 @@ class FollowUpPairs:
     joints: list[str]
     joint_vectors: Vectors
     """[n, dim]."""
-
-    phrase_cosines: Scores
-    """[n], of the turn to the nearest other phrase."""
 
     continues: npt.NDArray[np.bool_]
 
@@ -175,39 +231,65 @@ class FollowUpPairs:
             turn = Encoded(vectors[self.turns[row]], turn_evidence[index], nothing)
             joint = Encoded(self.joint_vectors[row], joint_evidence[index], nothing)
             marks = referring_marks(data.texts[self.turns[row]])
-            result[index] = continuation_signals(
-                anchor, turn, joint, int(self.routes[row]), float(self.phrase_cosines[row]), marks
-            )
+            needs = float(self.dependence.of[self.turns[row]])
+            result[index] = continuation_signals(anchor, turn, joint, int(self.routes[row]), needs, marks)
         return result
+
+
+def fit_dependence(data: Corpus, seed: int) -> Dependence:
+    """Tell follow-ups from texts that stand alone, by kernel ridge regression as `fit.py` does topics.
+
+    A text that the regression is fitted on is judged by one without it, exactly and at no cost: the residual left out
+    is the dual coefficient over the inverse kernel's diagonal (Cawley and Talbot, "Efficient leave-one-out
+    cross-validation of kernel Fisher discriminant classifiers", Pattern Recognition 36, 2003).
+    """
+    from scipy.linalg import cho_factor, cho_solve
+
+    first, last = data.requests.stop, data.requests.stop + len(data.opened)
+    judged = np.setdiff1d(np.flatnonzero(data.learnt[: data.phrases.start]), data.opened)
+    vague = (data.vectors[judged] @ data.plain_phrases.T).max(axis=1, initial=-1.0) >= SAME_MEANING
+    judged = judged[~(vague & (data.labels[judged] == OUTSIDE))]
+    others = np.concatenate([np.arange(data.requests.start, data.requests.stop), np.arange(first, last)])
+    drawn = np.random.default_rng(seed).permutation(judged)[: max(0, MAX_ALONE - len(others))]
+    follow_ups = np.arange(data.phrases.start, data.phrases.stop)
+    rows = np.concatenate([follow_ups, others, np.sort(drawn)])
+    targets = np.where(np.arange(len(rows)) < len(follow_ups), np.float32(1), np.float32(-1))
+    offset = float(targets.mean())
+    texts = data.vectors[rows]
+    kernel = apply_kernel(texts @ texts.T)
+    kernel[np.diag_indices_from(kernel)] += np.float32(RIDGE)
+    inverse = cho_solve(cho_factor(kernel, overwrite_a=True), np.eye(len(rows), dtype=np.float32))
+    duals = (inverse @ (targets - np.float32(offset))).astype(np.float32)
+    needs = (apply_kernel(data.vectors @ texts.T) @ duals + offset).astype(np.float64)
+    needs[rows] = targets - duals / np.diagonal(inverse)
+    return Dependence(texts, duals, offset, needs)
 
 
 def build_pairs(data: Corpus, embedder: Embedder, seed: int) -> FollowUpPairs:
     """Make the conversations; both turns of one lie in the same fold."""
     generator = np.random.default_rng(seed)
-    phrases = data.vectors[data.phrases]
     rows = _phrase_rows(data, generator) + _neighbour_rows(data, generator) + _negative_rows(data, generator)
     rows += _switch_rows(data, generator)
     anchors = np.array([anchor for anchor, _, _ in rows], dtype=np.int64)
     turns = np.array([turn for _, turn, _ in rows], dtype=np.int64)
-    cosines = (data.vectors[turns] @ phrases.T).astype(np.float64)
-    itself = turns[:, None] == np.arange(len(data.texts))[data.phrases][None, :]
     joints = [join_turns(data.texts[anchor], data.texts[turn]) for anchor, turn, _ in rows]
     return FollowUpPairs(
-        phrases=phrases,
+        dependence=fit_dependence(data, seed),
         anchors=anchors,
         routes=data.labels[anchors],
         turns=turns,
         joints=joints,
         joint_vectors=embedder.embed(joints),
-        phrase_cosines=np.where(itself, -1.0, cosines).max(axis=1),
         continues=np.array([continues for _, _, continues in rows], dtype=np.bool_),
     )
 
 
 def _phrase_rows(data: Corpus, generator: np.random.Generator) -> list[_Row]:
+    """Every phrase after each route, every other follow-up after one."""
     rows: list[_Row] = []
-    for route in range(int(data.labels.max()) + 1):
-        for phrase in range(data.phrases.start, data.phrases.stop):
+    n_routes = int(data.labels.max()) + 1
+    for phrase in range(data.phrases.start, data.phrases.stop):
+        for route in range(n_routes) if data.learnt[phrase] else [int(generator.integers(n_routes))]:
             anchors = np.flatnonzero((data.labels == route) & (data.folds == data.folds[phrase]))
             if len(anchors):
                 rows.append((int(generator.choice(anchors)), phrase, True))
@@ -226,11 +308,16 @@ def _neighbour_rows(data: Corpus, generator: np.random.Generator) -> list[_Row]:
 
 
 def _negative_rows(data: Corpus, generator: np.random.Generator) -> list[_Row]:
+    """Every request, and negatives up to `MAX_NEGATIVES`, those after an opening first."""
     rows: list[_Row] = []
-    phrases = data.vectors[data.phrases]
-    for turn in generator.permutation(np.flatnonzero(data.labels == OUTSIDE))[:MAX_NEGATIVES].tolist():
+    outside = data.labels == OUTSIDE
+    outside[data.phrases] = False
+    vague = (data.vectors[outside] @ data.plain_phrases.T).max(axis=1, initial=-1.0) >= SAME_MEANING
+    found = generator.permutation(np.flatnonzero(outside)[~vague])
+    chosen = np.concatenate([found[found >= data.requests.start], found[found < data.requests.start]])
+    for turn in chosen[:MAX_NEGATIVES].tolist():
         anchors = np.flatnonzero((data.labels != OUTSIDE) & (data.folds == data.folds[turn]))
-        if len(anchors) and (phrases @ data.vectors[turn]).max() < SAME_MEANING:
+        if len(anchors):
             rows.append((int(generator.choice(anchors)), turn, False))
     return rows
 
@@ -258,12 +345,13 @@ def fit_continuation(pairs: FollowUpPairs, signals: Scores, gate: Gate) -> tuple
     signals, continues = signals[asked], pairs.continues[asked]
     means, scales = signals.mean(axis=0), np.maximum(signals.std(axis=0), 1e-3)
     if continues.all():
-        # No negatives: continue whatever resembles a follow-up phrase or hardly moves the joint text.
+        # No negatives: continue whatever resembles a follow-up or hardly moves the joint text.
         weights, bias = np.zeros(N_SIGNALS), 0.0
-        weights[[JOINT_COSINE, PHRASE_COSINE]] = 1.0
+        weights[[JOINT_COSINE, DEPENDENCE]] = 1.0
     else:
         weights, bias = fit_logistic((signals - means) / scales, continues)
-    fitted = Continuation(pairs.phrases, means, scales, weights, bias, threshold=0.5)
+    needs = pairs.dependence
+    fitted = Continuation(needs.texts, needs.duals, needs.offset, means, scales, weights, bias, threshold=0.5)
     scores = fitted.score(signals)
     threshold = choose_split(scores[continues], scores[~continues], max_false_abstain=MAX_FALSE_BREAK)
     metrics = {
