@@ -156,7 +156,7 @@ def _policy_arrays(policy: Policy) -> dict[str, Any]:
 def _rebuild(meta: Mapping[str, Any], arrays: Mapping[str, Any]) -> FittedRouter:
     gate = Gate(*(arrays[f"gate_{name}"] for name in ("means", "scales", "weights")), **meta["gate"])
     names = ("texts", "duals", "means", "scales", "weights")
-    continuation = Continuation(*(arrays[f"continuation_{name}"] for name in names), **meta["continuation"])
+    continuation = Continuation(**{name: arrays[f"continuation_{name}"] for name in names}, **meta["continuation"])
     policy = Policy(tuple(meta["routes"]), gate, continuation)
     witnesses = Witnesses(Classifier.from_arrays(arrays), Lexical.from_arrays(arrays))
     for fitted in (witnesses.classifier, witnesses.lexical):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from router.classifier import N_KINDS
-from router.continuation import N_SIGNALS, PHRASE_COSINE, Continuation, Encoded, join_turns
+from router.continuation import DEPENDENCE, N_SIGNALS, Continuation, Encoded, join_turns
 from router.conversation import Policy
 from router.threshold import Gate
 from router.types import Reason
@@ -36,7 +36,7 @@ FOLLOW_UPS = {
 
 
 def encode(text: str) -> Encoded:
-    """Point follow-ups at the follow-up phrase and everything else away from it."""
+    """Point follow-ups at the text that is one and everything else at the text that stands alone."""
     vector = np.array([1.0, 0.0] if text in FOLLOW_UPS else [0.0, 1.0], dtype=np.float32)
     return Encoded(vector, np.zeros((2, N_KINDS)), np.array(ALONE.get(text, (0.0, 0.0))))
 
@@ -44,9 +44,11 @@ def encode(text: str) -> Encoded:
 def make_policy(margin: float = 0.0, **overrides: float) -> Policy:
     gate = Gate(np.zeros(N_KINDS), np.ones(N_KINDS), np.ones(N_KINDS), 0.0, threshold=0.5, margin=margin)
     weights = np.zeros(N_SIGNALS)
-    weights[PHRASE_COSINE] = 4.0
-    phrases = np.array([[1.0, 0.0]], dtype=np.float32)
-    continuation = Continuation(phrases, np.zeros(N_SIGNALS), np.ones(N_SIGNALS), weights, bias=-2.0, threshold=0.6)
+    weights[DEPENDENCE] = 4.0
+    texts, duals = np.eye(2, dtype=np.float32), np.array([1.0, 0.0], dtype=np.float32)
+    continuation = Continuation(
+        texts, duals, 0.0, np.zeros(N_SIGNALS), np.ones(N_SIGNALS), weights, bias=-2.0, threshold=0.6
+    )
     return Policy(ROUTES, gate, continuation, overrides)
 
 
