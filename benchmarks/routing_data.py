@@ -12,7 +12,8 @@ import numpy as np
 
 from gateway.base import Kind, default_cache_dir, resolve
 from gateway.settings import Settings
-from router import Embedder, OnnxEmbedder, ensure_encoder
+from router import Embedder, FittedRouter, OnnxEmbedder, RouteDecision, ensure_encoder
+from router.conversation import MAX_TURNS
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(__file__).parent / "data"
@@ -115,6 +116,25 @@ def expert_questions() -> dict[str, Labelled]:
         for name in ("acceptance.jsonl", "acceptance_second.jsonl", "acceptance_third.jsonl", "acceptance_dev.jsonl")
     }
     return {"questions of the experts": questions, **files}
+
+
+def conversations() -> list[tuple[list[str], str, str]]:
+    """Return held-out conversations: user turns, whose the last one is (an expert's name or "base"), file and kind."""
+    rows = [(row["turns"], row["expert"], "conversations") for row in read_rows(DATA / "conversations.jsonl")]
+    for name in ("multi_turn", "multi_turn_second"):
+        for row in read_rows(DATA / f"{name}.jsonl"):
+            turns = [message["content"] for message in row["messages"] if message["role"] == "user"]
+            rows.append((turns, row["expert"] or "base", f"{name}, {row['kind']}"))
+    return rows
+
+
+def decide(fitted: FittedRouter, embedder: Embedder, turns: Sequence[str]) -> RouteDecision:
+    """Decide about the last of some user turns, as the running gateway does."""
+    recent = list(turns[-MAX_TURNS:])
+    known = dict(zip(recent, fitted.encode(recent, embedder.embed(recent)), strict=True))
+    while (joint := fitted.policy.missing(recent, known)) is not None:
+        (known[joint],) = fitted.encode([joint], embedder.embed([joint]))
+    return fitted.policy.decide(recent, known)
 
 
 def _normalise(text: str) -> str:

@@ -32,24 +32,23 @@ from typing import Any
 import numpy as np
 from peers import child_environment, peer_python
 from routing_data import (
-    DATA,
     Clinc,
     Labelled,
     Remembering,
     Task,
+    conversations,
+    decide,
     expert_data,
     expert_questions,
     locate_encoder,
     open_encoder,
-    read_rows,
 )
 from serving import finish, print_table
 from sklearn.linear_model import LogisticRegression
 
 from gateway.settings import Settings
-from router import FittedRouter, OnnxEmbedder, RouteDecision, Split, finetune, fit, split
+from router import FittedRouter, OnnxEmbedder, Split, finetune, fit, split
 from router.calibrate import area_under_curve, calibration_error
-from router.conversation import MAX_TURNS
 
 ASKED = 0.05
 REQUIREMENTS = ("semantic-router==1.1.1", "sentence-transformers==6.2.0", "torch==2.13.0", "transformers==5.24.0")
@@ -157,14 +156,6 @@ def _mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:
     return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
 
 
-def decide(fitted: FittedRouter, embedder: Remembering, turns: Sequence[str]) -> RouteDecision:
-    recent = list(turns[-MAX_TURNS:])
-    known = dict(zip(recent, fitted.encode(recent, embedder.embed(recent)), strict=True))
-    while (joint := fitted.policy.missing(recent, known)) is not None:
-        (known[joint],) = fitted.encode([joint], embedder.embed([joint]))
-    return fitted.policy.decide(recent, known)
-
-
 def run_experts(fitted: FittedRouter, embedder: Remembering) -> dict[str, Any]:
     """The share of questions that reach their expert, and of the others that reach the base model."""
     rows, missed = [], []
@@ -196,18 +187,12 @@ def run_tuned_experts(given: argparse.Namespace) -> dict[str, Any]:
 
 def run_conversations(fitted: FittedRouter, embedder: Remembering) -> dict[str, Any]:
     """Replay each conversation; the floor looks at the last turn alone."""
-    rows = read_rows(DATA / "conversations.jsonl")
-    for row in read_rows(DATA / "multi_turn.jsonl"):
-        turns = [message["content"] for message in row["messages"] if message["role"] == "user"]
-        rows.append({"turns": turns, "expert": row["expert"] or "base", "kind": row["kind"]})
     found: dict[str, list[tuple[bool, bool]]] = {}
-    for row in rows:
-        route, alone = (decide(fitted, embedder, turns).route or "base" for turns in (row["turns"], row["turns"][-1:]))
-        found.setdefault(row.get("kind", "conversations.jsonl"), []).append(
-            (route == row["expert"], alone == row["expert"])
-        )
-        if route != row["expert"]:
-            print(f"  {row['expert']} expected, {route}: {' / '.join(row['turns'])}")
+    for turns, expert, kind in conversations():
+        route, alone = (decide(fitted, embedder, asked).route or "base" for asked in (turns, turns[-1:]))
+        found.setdefault(kind, []).append((route == expert, alone == expert))
+        if route != expert:
+            print(f"  {expert} expected, {route}: {' / '.join(turns)}")
     counts = {kind: [sum(column) for column in zip(*pairs, strict=True)] for kind, pairs in found.items()}
     table = [[kind, len(found[kind]), right, alone] for kind, (right, alone) in counts.items()]
     print_table(["conversations, the last turn", "asked", "right", "right by that turn alone"], table)

@@ -37,7 +37,7 @@ from router.followups import (
     build_pairs,
     fit_continuation,
 )
-from router.lexical import drop_marks, fit_lexical
+from router.lexical import count_buckets, drop_marks, fit_lexical
 from router.threshold import Scores
 from router.witnesses import Witnesses
 
@@ -184,6 +184,7 @@ class _Steps:
         from tqdm import tqdm
 
         self._data = data
+        self._counted = [count_buckets(text) for text in data.texts]
         self._seed = seed
         total = len(_folds_of(data)) + 1 + n_strangers
         self.bar: Any = tqdm(total=total, desc="fitting", unit="fit", disable=None if progress else True, leave=False)
@@ -192,11 +193,11 @@ class _Steps:
         """Fit on the chosen texts; routes without any are unknown to the witnesses, the others keep their order."""
         data = self._data
         chosen = chosen & data.learnt
-        texts = [data.texts[row] for row in np.flatnonzero(chosen)]
+        counted = [self._counted[row] for row in np.flatnonzero(chosen)]
         labels = data.labels[chosen]
         known = np.unique(labels[labels != OUTSIDE])
         labels = np.where(labels == OUTSIDE, OUTSIDE, np.searchsorted(known, labels))
-        witnesses = Witnesses(fit_classifier(data.vectors[chosen], labels, self._seed), fit_lexical(texts, labels))
+        witnesses = Witnesses(fit_classifier(data.vectors[chosen], labels, self._seed), fit_lexical(counted, labels))
         self.bar.update()
         return witnesses
 

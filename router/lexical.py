@@ -22,6 +22,9 @@ import numpy.typing as npt
 from router.classifier import MIN_PROBABILITY, OUTSIDE, Evidence, Indices
 
 Weights = npt.NDArray[np.float16]
+Counted = tuple[Indices, Indices]
+"""The buckets of a text, ascending, and how often each occurs in it."""
+
 
 N_WORD_BUCKETS = 2**15
 N_BUCKETS = N_WORD_BUCKETS + 2**16
@@ -92,12 +95,11 @@ class Lexical:
         return lexical
 
 
-def fit_lexical(texts: Sequence[str], labels: Indices) -> Lexical:
-    """Fit on texts labelled by route or `OUTSIDE`."""
+def fit_lexical(counted: Sequence[Counted], labels: Indices) -> Lexical:
+    """Fit on texts, as `count_buckets` returned them, labelled by route or `OUTSIDE`."""
     from scipy.sparse import csr_matrix
     from sklearn.linear_model import LogisticRegression
 
-    counted = [count_buckets(text) for text in texts]
     rarities = _measure_rarities(buckets for buckets, _ in counted)
     weights = np.zeros((int(labels.max()) + 2, N_BUCKETS), dtype=np.float16)
     biases = np.full(len(weights), ABSENT_LOGIT, dtype=np.float32)
@@ -111,7 +113,7 @@ def fit_lexical(texts: Sequence[str], labels: Indices) -> Lexical:
     values = np.concatenate([row[1] for row in rows])
     known, columns = np.unique(np.concatenate([row[0] for row in rows]), return_inverse=True)
     # 32-bit indices and values halve the time of the fit.
-    matrix = csr_matrix((values, columns.astype(np.int32), ends.astype(np.int32)), shape=(len(texts), len(known)))
+    matrix = csr_matrix((values, columns.astype(np.int32), ends.astype(np.int32)), shape=(len(counted), len(known)))
     model: Any = LogisticRegression(C=REGULARISATION_C, class_weight="balanced", max_iter=MAX_ITERATIONS)
     model.fit(matrix, labels)
     found, offsets = model.coef_, model.intercept_
@@ -127,7 +129,7 @@ def weigh_features(text: str, rarities: Weights) -> tuple[Indices, npt.NDArray[n
     return _weigh(*count_buckets(text), rarities)
 
 
-def count_buckets(text: str) -> tuple[Indices, Indices]:
+def count_buckets(text: str) -> Counted:
     """Return the buckets of a text, ascending, and how often each occurs."""
     words = _words(text)
     if not words:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from routing_data import Labelled, expert_questions, read_rows
+from routing_data import Labelled, conversations, decide, expert_questions, read_rows
 
 from gateway.experts import Expert, load_expert
 from gateway.routing import RouterFactory
@@ -67,13 +67,9 @@ def test_the_last_turn_of_a_conversation_goes_where_the_conversation_goes(
 ) -> None:
     fitted, embedder = shipped
     right: dict[str, list[bool]] = {}
-    for row in read_rows(ROOT / "benchmarks" / "data" / "multi_turn.jsonl"):
-        turns = [embedder.normalise(m["content"]) for m in row["messages"] if m["role"] == "user"]
-        known = dict(zip(turns, fitted.encode(turns, embedder.embed(turns)), strict=True))
-        while (joint := fitted.policy.missing(turns, known)) is not None:
-            (known[joint],) = fitted.encode([joint], embedder.embed([joint]))
-        route = fitted.policy.decide(turns, known).route or "base"
-        right.setdefault(row["kind"], []).append(route == (row["expert"] or "base"))
+    for turns, expert, kind in conversations():
+        route = decide(fitted, embedder, [embedder.normalise(turn) for turn in turns]).route or "base"
+        right.setdefault(kind, []).append(route == expert)
     shares = {kind: float(np.mean(found)) for kind, found in right.items()}
     assert shares.keys() == LEAST.keys()
     assert {kind: share for kind, share in shares.items() if share < LEAST[kind]} == {}

@@ -15,7 +15,7 @@ LABELS = np.array([0, 0, 1, 1, OUTSIDE, OUTSIDE])
 
 @pytest.fixture(scope="module")
 def lexical() -> Lexical:
-    return fit_lexical(TEXTS * 2, np.tile(LABELS, 2))
+    return fit_lexical([count_buckets(text) for text in TEXTS * 2], np.tile(LABELS, 2))
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_buckets_are_the_same_in_every_process() -> None:
 
 @pytest.mark.parametrize("labels", [[0, 0, 1, 1, 2, 2], [0, 0, 0, 0, OUTSIDE, OUTSIDE], [0] * 6])
 def test_any_mixture_of_routes_and_negatives_can_be_fitted(labels: list[int]) -> None:
-    evidence = fit_lexical(TEXTS, np.array(labels)).evidence(TEXTS)
+    evidence = fit_lexical([count_buckets(text) for text in TEXTS], np.array(labels)).evidence(TEXTS)
     assert evidence.shape == (6, max(labels) + 1)
     inside = np.array(labels) != OUTSIDE
     assert (evidence[inside].argmax(axis=1) == np.array(labels)[inside]).all()
