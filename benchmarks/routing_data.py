@@ -111,11 +111,19 @@ def expert_questions() -> dict[str, Labelled]:
     questions: Labelled = [
         (row["question"], name) for name in names for row in read_rows(ROOT / "experts" / name / "questions.jsonl")
     ]
+    names = ("acceptance", "acceptance_second", "acceptance_third", "acceptance_fourth", "acceptance_dev")
     files = {
-        name: [(row["text"], None if row["expert"] == "base" else row["expert"]) for row in read_rows(DATA / name)]
-        for name in ("acceptance.jsonl", "acceptance_second.jsonl", "acceptance_third.jsonl", "acceptance_dev.jsonl")
+        f"{name}.jsonl": [
+            (row["text"], None if row["expert"] == "base" else row["expert"])
+            for row in read_rows(DATA / f"{name}.jsonl")
+        ]
+        for name in names
     }
-    return {"questions of the experts": questions, **files}
+    unrelated = {
+        path.name: [(row["text"], None) for row in read_rows(path)]
+        for path in (ROOT / "experts" / "unrelated.jsonl", DATA / "unrelated_second.jsonl")
+    }
+    return {"questions of the experts": questions, **files, **unrelated}
 
 
 def conversations() -> list[tuple[list[str], str, str]]:

@@ -163,7 +163,7 @@ def run_experts(fitted: FittedRouter, embedder: Remembering) -> dict[str, Any]:
         decided = [(text, label, decide(fitted, embedder, [text]).route) for text, label in labelled]
         inside = [route == label for _, label, route in decided if label is not None]
         outside = [route is None for _, label, route in decided if label is None]
-        rows.append((source, len(inside), f"{np.mean(inside):.1%}", len(outside),
+        rows.append((source, len(inside), f"{np.mean(inside):.1%}" if inside else "", len(outside),
                      f"{np.mean(outside):.1%}" if outside else ""))  # fmt: skip
         missed += [f"  {label or 'base'} expected, {route or 'base'}: {text}" for text, label, route in decided
                    if route != label]  # fmt: skip

@@ -15,11 +15,13 @@ from router import FittedRouter, OnnxEmbedder
 from router.classifier import KERNEL, LEXICAL, LINEAR, NEAREST, SCOPE
 
 ROOT = Path(__file__).parents[2]
+HARD = "acceptance_fourth.jsonl"
 
 
 @pytest.fixture(scope="module")
 def asked() -> Labelled:
-    found = [rows for source, rows in expert_questions().items() if source.startswith("acceptance")]
+    """All but the last set, whose near misses were written to be hard."""
+    found = [rows for source, rows in expert_questions().items() if source.startswith("acceptance") and source != HARD]
     assert len(found) == 4
     return [row for rows in found for row in rows]
 
@@ -49,17 +51,41 @@ def shipped(factory: RouterFactory, experts: list[Expert]) -> tuple[FittedRouter
 def test_questions_reach_their_expert_and_all_others_the_base(
     shipped: tuple[FittedRouter, OnnxEmbedder], asked: Labelled
 ) -> None:
+    inside, outside = shares_right(shipped, asked)
+    assert inside >= 0.97
+    assert outside >= 0.95
+
+
+def test_hard_near_misses_reach_the_base_more_often_than_not(shipped: tuple[FittedRouter, OnnxEmbedder]) -> None:
+    questions = expert_questions()
+    inside, outside = shares_right(shipped, questions[HARD])
+    assert inside >= 0.95
+    assert outside >= 0.8
+    assert shares_right(shipped, questions["unrelated_second.jsonl"])[1] >= 0.9
+
+
+def shares_right(shipped: tuple[FittedRouter, OnnxEmbedder], asked: Labelled) -> tuple[float, float]:
+    """Which share of the questions of experts reaches them, and of all others the base; NaN of none."""
     fitted, embedder = shipped
-    texts = [text for text, _ in asked]
-    scores = np.stack([encoded.scores for encoded in fitted.encode(texts, embedder.embed(texts))])
-    routes = [fitted.routes[row.argmax()] if fitted.policy.qualifies(row) else None for row in scores]
+    routes = [decide(fitted, embedder, [embedder.normalise(text)]).route for text, _ in asked]
     inside = [route == label for route, (_, label) in zip(routes, asked, strict=True) if label is not None]
     outside = [route is None for route, (_, label) in zip(routes, asked, strict=True) if label is None]
-    assert np.mean(inside) >= 0.97
-    assert np.mean(outside) >= 0.95
+    return float(np.mean(inside)) if inside else np.nan, float(np.mean(outside)) if outside else np.nan
 
 
-LEAST = {"follow-up": 0.86, "new-question": 0.97, "switch": 0.97, "leave": 0.8, "base-follow-up": 0.8}
+LEAST = {
+    "conversations": 0.94,
+    "multi_turn, follow-up": 0.93,
+    "multi_turn, new-question": 0.97,
+    "multi_turn, switch": 0.97,
+    "multi_turn, leave": 0.87,
+    "multi_turn, base-follow-up": 0.9,
+    "multi_turn_second, follow-up": 0.88,
+    "multi_turn_second, new-question": 0.97,
+    "multi_turn_second, switch": 0.83,
+    "multi_turn_second, leave": 0.83,
+    "multi_turn_second, base-follow-up": 0.87,
+}
 
 
 def test_the_last_turn_of_a_conversation_goes_where_the_conversation_goes(
