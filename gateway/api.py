@@ -170,8 +170,15 @@ async def _stream(
             stream = EventStream(request.scope, send, client, gateway.keep_alive_s, gateway.client_stall_s)
             stream.headers = _headers(selection.facts())
             async with stream:
+
+                def move(to: Selection) -> bool:
+                    if stream.begun:
+                        return False
+                    stream.headers = _headers(to.facts())
+                    return True
+
                 try:
-                    answer = await _begin(gateway, wanted, selection, record, may_change=lambda: not stream.begun)
+                    answer = await _begin(gateway, wanted, selection, record, move)
                 except GatewayError as error:
                     if not stream.begun:
                         raise
@@ -193,22 +200,25 @@ async def _begin(
     wanted: CompletionRequest,
     selection: Selection,
     record: Record,
-    *,
-    may_change: Callable[[], bool] = lambda: True,
+    move: Callable[[Selection], bool] = lambda to: True,
 ) -> Answer:
     """Begin the answer. Who left the choice to us is routed anew when the expert is withdrawn while it waits.
 
     Args:
-        may_change: whether another expert may still serve: not once the client was told which one.
+        move: told of the new selection; whether that may serve in place of the old one: not once the client was told
+            which expert does.
     """
     while True:
         filled = _with_defaults(gateway, wanted, gateway.registry.get(selection.expert))
         try:
             return await gateway.relay.begin(filled, selection, client=record.client)
         except ExpertNotFound:
-            if selection.requested != AUTO or not may_change():
+            if selection.requested != AUTO:
                 raise
-        selection = await gateway.selector.select(wanted.model, wanted.turns)
+            # Not before: a client that waits is told which expert serves it while this looks for another.
+            selection = await gateway.selector.select(wanted.model, wanted.turns)
+            if not move(selection):
+                raise
         record.selected(selection)
 
 

@@ -27,7 +27,7 @@ from gateway.metrics import Metrics
 from gateway.pace import Pace
 from gateway.relay import Limits, Relay
 from gateway.scheduler import Scheduler
-from gateway.selection import Selector
+from gateway.selection import Selection, Selector
 from router import EmbeddingError, Router
 
 CHAT = "/v1/chat/completions"
@@ -238,6 +238,33 @@ async def test_who_left_the_choice_to_us_is_routed_anew_when_the_expert_is_withd
     assert world.sent()["messages"] == HELLO["messages"], "nothing of the expert's is left in the request"
     assert "temperature" not in world.sent()
     error_of(await named, 404, "model_not_found")
+
+
+async def test_who_was_told_which_expert_serves_while_another_was_looked_for_is_served_by_no_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looking takes time, in which the first comment and with it the headers may go out."""
+    world = World(tmp_path, keep_alive_s=0.1)
+    select, calls = world.gateway.selector.select, 0
+
+    async def slow(*arguments: Any) -> Selection:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            await asyncio.sleep(0.3)
+        return await select(*arguments)
+
+    monkeypatch.setattr(world.gateway.selector, "select", slow)
+    held = await world.pool.acquire("base", conversation="", client="other", wait_s=9)
+    asking = asyncio.ensure_future(world.post(CHAT, {**HELLO, "stream": True}))
+    await _until(lambda: world.pool.scheduler.queued == 1)
+    world.registry.set_enabled("baking", False)
+    world.pool.withdraw("baking")
+    response = await asking
+    held.release()
+    assert response.headers["x-pointsman-expert"] == "baking"
+    assert '"code": "model_not_found"' in response.text
+    assert not world.backend.received
 
 
 @pytest.mark.parametrize("path", COMPLETIONS)
