@@ -49,6 +49,7 @@ class Engine:
         self._pool: LeasePool | None = None
         self._experts: tuple[Expert, ...] = ()
         self._keepers: dict[str, Keeper] = {}
+        self._proved: set[tuple[object, ...]] = set()
         self._numbers = 0
         self._changing = asyncio.Lock()  # one that comes up during a replacement would carry what is being replaced
         self._stopping: set[asyncio.Task[None]] = set()
@@ -214,7 +215,8 @@ class Engine:
         experts = config.chosen(self._experts)
         refused: dict[str, str] = {}
         while True:
-            keeper, came_up = Keeper(self._member(config, experts, first=first), self._listener()), False
+            member = self._member(config, experts, first=first)
+            keeper, came_up = Keeper(member, self._listener(), self._proved), False
             try:
                 await keeper.bring_up()
                 came_up = True

@@ -38,10 +38,17 @@ class Listener:
 
 
 class Keeper:
-    """``bring_up`` and then ``watch``, or ``watch`` alone for one that did not come up; ``stop`` at the end."""
+    """``bring_up`` and then ``watch``, or ``watch`` alone for one that did not come up; ``stop`` at the end.
 
-    def __init__(self, member: Member, listener: Listener) -> None:
+    Args:
+        proved: by executable, arguments of its own and build, the servers that have shown that they keep experts' KV
+            apart; added to. A child of ours that starts again as such need not show it again: that would take as long
+            as its start. Somebody else's server may have been restarted with other options, and must.
+    """
+
+    def __init__(self, member: Member, listener: Listener, proved: set[tuple[object, ...]] | None = None) -> None:
         self.member = member
+        self._proved = set() if proved is None else proved
         self._listener = listener
         self._failed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -120,7 +127,7 @@ class Keeper:
         for name in missing:
             backend.forget(name)
         await backend.probe()
-        if first and len(backend.experts) > 1 and not await kv_is_safe(backend):
+        if first and len(backend.experts) > 1 and not await self._keeps_kv_apart(props.build):
             advice = "start llama-server with --cache-ram 0"
             if not member.config.allow_unsafe_cache:
                 raise ConfigError(
@@ -130,6 +137,16 @@ class Keeper:
             backend.cache_prompt = False
             log.warning("UNSAFE RAM prompt cache: %s; prompt caching is now off for every request", advice)
         member.missing = missing
+
+    async def _keeps_kv_apart(self, build: str) -> bool:
+        config = self.member.config
+        server = (config.executable, config.extra_arguments, build)
+        if self.member.process is not None and server in self._proved:
+            return True
+        if not await kv_is_safe(self.member.backend):
+            return False
+        self._proved.add(server)
+        return True
 
     def enlist(self) -> None:
         """It may serve from now on."""

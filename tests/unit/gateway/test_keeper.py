@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -13,6 +14,7 @@ from gateway.backend import Backend, Props
 from gateway.errors import BackendUnavailable
 from gateway.keeper import Keeper, Listener
 from gateway.member import EngineConfig, Member
+from gateway.process import EngineProcess
 
 
 class Scripted:
@@ -139,3 +141,32 @@ def test_failures_count_only_in_a_row() -> None:
     assert [world.member.count_failure() for _ in range(2)] == [1, 2]
     world.backend.last_event_s = time.monotonic() + 1.0
     assert world.member.count_failure() == 1
+
+
+@pytest.mark.parametrize("ours", [True, False])
+async def test_a_child_of_ours_shows_once_that_it_keeps_kv_apart_and_somebody_elses_server_every_time(
+    world: World, monkeypatch: pytest.MonkeyPatch, ours: bool
+) -> None:
+    asked = []
+
+    async def safe(backend: Backend) -> bool:
+        asked.append(backend)
+        return len(asked) > 1
+
+    monkeypatch.setattr("gateway.keeper.kv_is_safe", safe)
+    world.backend.experts = frozenset({"base", "baking"})
+    proved: set[tuple[object, ...]] = set()
+
+    async def check() -> None:
+        member = Member(replace(world.member.config, allow_unsafe_cache=True), cast("Backend", world.backend), None, ())
+        if ours:
+            member.process = cast("EngineProcess", object())
+        await Keeper(member, world.keeper._listener, proved).check(first=True)
+
+    for _ in range(2):  # what has failed is asked again
+        await check()
+    assert (len(asked), world.backend.cache_prompt) == (2, False)
+    await check()
+    assert len(asked) == (2 if ours else 3)
+    await Keeper(world.member, world.keeper._listener, proved).check(first=False)
+    assert len(asked) == (2 if ours else 3)
