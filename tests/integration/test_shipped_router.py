@@ -13,6 +13,7 @@ from gateway.routing import RouterFactory
 from gateway.settings import Settings
 from router import FittedRouter, OnnxEmbedder
 from router.classifier import KERNEL, LEXICAL, LINEAR, NEAREST, SCOPE
+from router.followups import FOLLOW_UPS, REQUESTS
 
 ROOT = Path(__file__).parents[2]
 HARD = "acceptance_fourth.jsonl"
@@ -116,6 +117,11 @@ def test_what_is_asked_stands_in_no_data_file(factory: RouterFactory, experts: l
     known = [*source.negatives, *(text for texts in source.examples.values() for text in texts)]
     known += [row["text"] for row in read_rows(ROOT / "experts" / "unrelated.jsonl")]
     assert not {_plain(text) for text in known} & {_plain(text) for text, _ in asked}
+
+
+def test_no_last_turn_that_is_measured_was_learnt_as_a_follow_up_or_request() -> None:
+    learnt = {_plain(text) for text in (*FOLLOW_UPS, *REQUESTS)}
+    assert not learnt & {_plain(turns[-1]) for turns, _, _ in conversations()}
 
 
 def _plain(text: str) -> str:
