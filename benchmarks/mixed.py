@@ -50,6 +50,11 @@ _QUESTIONS = (
     "Which season is the best for it?",
 )
 CEILING = "one expert, straight"
+_WEIGHTS: dict[str, Callable[[int], float]] = {
+    "uniform": lambda rank: 1.0,
+    "zipf": lambda rank: 1 / rank,
+    "alone": lambda rank: float(rank == 1),
+}
 _QUEUE_MS = re.compile(rb'"queue_ms":([0-9.]+)')
 
 
@@ -97,6 +102,8 @@ def main() -> None:
     given = parser.parse_args()
     if given.answers <= given.clients:
         parser.error(f"--answers {given.answers}: more than --clients {given.clients} are needed")
+    if unknown := set(given.mixes.split(",")) - set(_WEIGHTS):
+        parser.error(f"--mixes {', '.join(sorted(unknown))}: allowed are {', '.join(_WEIGHTS)}")
     sys.exit(asyncio.run(measure(given)))
 
 
@@ -131,13 +138,8 @@ async def measure(given: argparse.Namespace) -> int:
 
 def draw(mix: str, names: Sequence[str], answers: int, seed: int) -> list[str]:
     """The expert of each request: the same for every way."""
-    ranks = range(1, len(names) + 1)
-    weights = {
-        "uniform": [1.0 for _ in ranks],
-        "zipf": [1 / rank for rank in ranks],
-        "alone": [float(rank == 1) for rank in ranks],
-    }
-    return random.Random(seed).choices(names, weights[mix], k=answers)
+    weights = [_WEIGHTS[mix](rank) for rank in range(1, len(names) + 1)]
+    return random.Random(seed).choices(names, weights, k=answers)
 
 
 async def run(send: Send, drawn: Sequence[str], given: argparse.Namespace, total: Run) -> None:

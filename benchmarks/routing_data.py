@@ -38,7 +38,7 @@ class Remembering:
         self._embedder = embedder
         self._known: dict[str, np.ndarray] = {}
         self.dim, self.fingerprint = embedder.dim, embedder.fingerprint
-        self.count_tokens = embedder.count_tokens
+        self.count_tokens, self.normalise = embedder.count_tokens, embedder.normalise
 
     def embed(self, texts: Sequence[str]) -> np.ndarray:
         missing = [text for text in dict.fromkeys(texts) if text not in self._known]
@@ -111,13 +111,12 @@ def expert_questions() -> dict[str, Labelled]:
     questions: Labelled = [
         (row["question"], name) for name in names for row in read_rows(ROOT / "experts" / name / "questions.jsonl")
     ]
-    names = ("acceptance", "acceptance_second", "acceptance_third", "acceptance_fourth", "acceptance_dev")
     files = {
-        f"{name}.jsonl": [
+        f"acceptance{which}.jsonl": [
             (row["text"], None if row["expert"] == "base" else row["expert"])
-            for row in read_rows(DATA / f"{name}.jsonl")
+            for row in read_rows(DATA / f"acceptance{which}.jsonl")
         ]
-        for name in names
+        for which in ("", "_second", "_third", "_fourth", "_dev")
     }
     unrelated = {
         path.name: [(row["text"], None) for row in read_rows(path)]
@@ -127,18 +126,18 @@ def expert_questions() -> dict[str, Labelled]:
 
 
 def conversations() -> list[tuple[list[str], str, str]]:
-    """Return held-out conversations: user turns, whose the last one is (an expert's name or "base"), file and kind."""
+    """Return held-out conversations: user turns, who must answer the last (an expert or "base"), file and kind."""
     rows = [(row["turns"], row["expert"], "conversations") for row in read_rows(DATA / "conversations.jsonl")]
     for name in ("multi_turn", "multi_turn_second"):
         for row in read_rows(DATA / f"{name}.jsonl"):
             turns = [message["content"] for message in row["messages"] if message["role"] == "user"]
-            rows.append((turns, row["expert"] or "base", f"{name}, {row['kind']}"))
+            rows.append((turns, row["expert"], f"{name}, {row['kind']}"))
     return rows
 
 
 def decide(fitted: FittedRouter, embedder: Embedder, turns: Sequence[str]) -> RouteDecision:
     """Decide about the last of some user turns, as the running gateway does."""
-    recent = list(turns[-MAX_TURNS:])
+    recent = [embedder.normalise(turn) for turn in turns[-MAX_TURNS:]]
     known = dict(zip(recent, fitted.encode(recent, embedder.embed(recent)), strict=True))
     while (joint := fitted.policy.missing(recent, known)) is not None:
         (known[joint],) = fitted.encode([joint], embedder.embed([joint]))

@@ -30,6 +30,9 @@ FORMAT = 6
 RECIPE = 8
 """Raised whenever `fit` would give another router for the same input."""
 
+_CONTINUATION = ("texts", "duals", "means", "scales", "weights")
+"""The arrays of a `Continuation`."""
+
 
 @dataclass(frozen=True)
 class Provenance:
@@ -149,14 +152,13 @@ def hash_texts(texts: Sequence[str]) -> str:
 def _policy_arrays(policy: Policy) -> dict[str, Any]:
     gate, continuation = policy.gate, policy.continuation
     arrays = {f"gate_{name}": getattr(gate, name) for name in ("means", "scales", "weights")}
-    names = ("texts", "duals", "means", "scales", "weights")
-    return {**arrays, **{f"continuation_{name}": getattr(continuation, name) for name in names}}
+    return {**arrays, **{f"continuation_{name}": getattr(continuation, name) for name in _CONTINUATION}}
 
 
 def _rebuild(meta: Mapping[str, Any], arrays: Mapping[str, Any]) -> FittedRouter:
     gate = Gate(*(arrays[f"gate_{name}"] for name in ("means", "scales", "weights")), **meta["gate"])
-    names = ("texts", "duals", "means", "scales", "weights")
-    continuation = Continuation(**{name: arrays[f"continuation_{name}"] for name in names}, **meta["continuation"])
+    found = {name: arrays[f"continuation_{name}"] for name in _CONTINUATION}
+    continuation = Continuation(**found, **meta["continuation"])
     policy = Policy(tuple(meta["routes"]), gate, continuation)
     witnesses = Witnesses(Classifier.from_arrays(arrays), Lexical.from_arrays(arrays))
     for fitted in (witnesses.classifier, witnesses.lexical):

@@ -33,6 +33,7 @@ N_VECTOR_KINDS = 4
 
 N_NEAREST = 3
 GAMMA = 1.0
+RIDGE = 0.03
 MIN_PROBABILITY = 1e-6
 OUTSIDE = -1
 """Stands where a route's index would, for negatives."""
@@ -109,6 +110,13 @@ def apply_kernel(cosines: Vectors) -> Vectors:
     """Return the kernel's values for cosines of unit vectors."""
     values: Vectors = np.exp((2 * GAMMA) * (cosines - 1))
     return values
+
+
+def ridge_matrix(vectors: Vectors) -> Vectors:
+    """Return what a kernel ridge regression on unit vectors inverts: [n, n] from [n, dim]."""
+    matrix = apply_kernel(vectors @ vectors.T)
+    matrix[np.diag_indices_from(matrix)] += np.float32(RIDGE)
+    return matrix
 
 
 def mean_of_largest(cosines: Vectors) -> Vectors:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from router.artifact import FittedRouter, Provenance, load_artifact
 from router.calibrate import calibrate
-from router.classifier import N_KINDS, OUTSIDE, Classifier, Evidence, Indices, apply_kernel
+from router.classifier import N_KINDS, OUTSIDE, Classifier, Evidence, Indices, ridge_matrix
 from router.continuation import N_SIGNALS
 from router.conversation import Policy
 from router.embedding import Embedder, Vectors
@@ -27,13 +27,12 @@ from router.errors import ArtifactError, RouterError
 from router.examples import Checked, check_examples
 from router.followups import (
     FOLLOW_UPS,
-    MAX_OPENED,
     NO_FOLD,
-    OPENINGS,
     PHRASES,
     REQUESTS,
     Corpus,
     FollowUpPairs,
+    after_openings,
     build_pairs,
     fit_continuation,
 )
@@ -50,7 +49,6 @@ MAX_CLUSTERS = 15
 EXAMPLES_PER_CLUSTER = 4
 REGULARISATION_C = 10.0
 MAX_ITERATIONS = 100
-RIDGE = 0.03
 MAX_KERNEL_TEXTS = 6000
 """Of more, the kernel kinds are fitted on so many, drawn at random: time grows with the cube of the number, memory with
 its square, to some 0.4 GB a worker."""
@@ -152,15 +150,10 @@ def _embed(checked: Checked, routes: Sequence[str], embedder: Embedder, seed: in
     Follow-up phrases belong to no route on their own: they are learnt as negatives, and nothing is calibrated on them.
     Other follow-ups and requests are not learnt, since a route may be about them: they show what continues a topic.
     """
-    generator = np.random.default_rng(seed)
     taken = {text for text, _ in checked.judged}
     continuing = [text for text in (*PHRASES, *FOLLOW_UPS) if text not in taken]
     requests = [(text, None) for text in REQUESTS if text not in taken]
-    opened = np.sort(generator.permutation(len(checked.judged))[:MAX_OPENED])
-    after = [
-        (OPENINGS[number % len(OPENINGS)] + checked.judged[row][0], checked.judged[row][1])
-        for number, row in enumerate(opened)
-    ]
+    opened, after = after_openings(checked.judged, seed)
     labelled = [*checked.judged, *((text, None) for text in continuing), *requests, *after, *checked.passages]
     index = {route: number for number, route in enumerate(routes)}
     labels = np.array([OUTSIDE if route is None else index[route] for _, route in labelled], dtype=np.int64)
@@ -262,11 +255,9 @@ def _fit_kernel(vectors: Vectors, labels: Indices, seed: int) -> tuple[Vectors, 
     targets = np.where(np.stack(columns, axis=1), np.float32(1), np.float32(-1))
     offsets = targets.mean(axis=0)
     fitted_on = _draw(labels, seed)
-    chosen = vectors[fitted_on]
-    kernel = apply_kernel(chosen @ chosen.T)
-    kernel[np.diag_indices_from(kernel)] += np.float32(RIDGE)
+    factor = cho_factor(ridge_matrix(vectors[fitted_on]), overwrite_a=True)
     duals = np.zeros_like(targets)
-    duals[fitted_on] = cho_solve(cho_factor(kernel, overwrite_a=True), targets[fitted_on] - offsets)
+    duals[fitted_on] = cho_solve(factor, targets[fitted_on] - offsets)
     return duals, offsets
 
 

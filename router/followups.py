@@ -8,6 +8,7 @@ Each is judged by witnesses that saw neither turn, and by a regression on depend
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from router.calibrate import fit_logistic
-from router.classifier import OUTSIDE, Indices, apply_kernel
+from router.classifier import OUTSIDE, Indices, apply_kernel, ridge_matrix
 from router.continuation import (
     DEPENDENCE,
     JOINT_COSINE,
@@ -148,8 +149,6 @@ SAME_MEANING = 0.6
 MAX_ALONE = 1500
 """So many texts that stand alone the regression on dependence is fitted on: all follow-ups are some thousand."""
 
-RIDGE = 0.03
-
 NO_FOLD = -1
 _Row = tuple[int, int, bool]  # anchor and turn, as indices of texts; does the turn continue the anchor?
 
@@ -183,9 +182,16 @@ class Corpus:
     """Which texts witnesses may be fitted on: not `FOLLOW_UPS`, `REQUESTS` nor what stands after an opening."""
 
     @property
-    def plain_phrases(self) -> Vectors:
-        """The vectors of `PHRASES`."""
-        return self.vectors[self.phrases][self.learnt[self.phrases]]
+    def beside(self) -> Indices:
+        """Requests and what stands after an opening: no follow-ups, though some begin like one."""
+        return np.arange(self.requests.start, self.requests.stop + len(self.opened))
+
+    def without_vague(self, rows: Indices) -> Indices:
+        """Leave out the negatives that mean the same as one of `PHRASES`."""
+        phrases = self.vectors[self.phrases][self.learnt[self.phrases]]
+        likeness = (self.vectors[rows] @ phrases.T).max(axis=1, initial=-1.0)
+        kept: Indices = rows[(self.labels[rows] != OUTSIDE) | (likeness < SAME_MEANING)]
+        return kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,6 +242,13 @@ class FollowUpPairs:
         return result
 
 
+def after_openings(judged: Sequence[tuple[str, str | None]], seed: int) -> tuple[Indices, list[tuple[str, str | None]]]:
+    """Draw texts and put openings before them: which were drawn, ascending, and each with its label."""
+    drawn = np.sort(np.random.default_rng(seed).permutation(len(judged))[:MAX_OPENED])
+    opened = [(OPENINGS[number % len(OPENINGS)] + judged[row][0], judged[row][1]) for number, row in enumerate(drawn)]
+    return drawn, opened
+
+
 def fit_dependence(data: Corpus, seed: int) -> Dependence:
     """Tell follow-ups from texts that stand alone, by kernel ridge regression as `fit.py` does topics.
 
@@ -245,20 +258,15 @@ def fit_dependence(data: Corpus, seed: int) -> Dependence:
     """
     from scipy.linalg import cho_factor, cho_solve
 
-    first, last = data.requests.stop, data.requests.stop + len(data.opened)
-    judged = np.setdiff1d(np.flatnonzero(data.learnt[: data.phrases.start]), data.opened)
-    vague = (data.vectors[judged] @ data.plain_phrases.T).max(axis=1, initial=-1.0) >= SAME_MEANING
-    judged = judged[~(vague & (data.labels[judged] == OUTSIDE))]
-    others = np.concatenate([np.arange(data.requests.start, data.requests.stop), np.arange(first, last)])
-    drawn = np.random.default_rng(seed).permutation(judged)[: max(0, MAX_ALONE - len(others))]
+    judged = data.without_vague(np.setdiff1d(np.arange(data.phrases.start), data.opened))
+    drawn = np.random.default_rng(seed).permutation(judged)[: max(0, MAX_ALONE - len(data.beside))]
     follow_ups = np.arange(data.phrases.start, data.phrases.stop)
-    rows = np.concatenate([follow_ups, others, np.sort(drawn)])
+    rows = np.concatenate([follow_ups, data.beside, np.sort(drawn)])
     targets = np.where(np.arange(len(rows)) < len(follow_ups), np.float32(1), np.float32(-1))
     offset = float(targets.mean())
     texts = data.vectors[rows]
-    kernel = apply_kernel(texts @ texts.T)
-    kernel[np.diag_indices_from(kernel)] += np.float32(RIDGE)
-    inverse = cho_solve(cho_factor(kernel, overwrite_a=True), np.eye(len(rows), dtype=np.float32))
+    factor = cho_factor(ridge_matrix(texts), overwrite_a=True)
+    inverse = cho_solve(factor, np.eye(len(rows), dtype=np.float32))
     duals = (inverse @ (targets - np.float32(offset))).astype(np.float32)
     needs = (apply_kernel(data.vectors @ texts.T) @ duals + offset).astype(np.float64)
     needs[rows] = targets - duals / np.diagonal(inverse)
@@ -308,12 +316,11 @@ def _neighbour_rows(data: Corpus, generator: np.random.Generator) -> list[_Row]:
 
 
 def _negative_rows(data: Corpus, generator: np.random.Generator) -> list[_Row]:
-    """Every request, and negatives up to `MAX_NEGATIVES`, those after an opening first."""
+    """Requests and negatives, up to `MAX_NEGATIVES`; those without an opening, as they were given, last."""
     rows: list[_Row] = []
     outside = data.labels == OUTSIDE
     outside[data.phrases] = False
-    vague = (data.vectors[outside] @ data.plain_phrases.T).max(axis=1, initial=-1.0) >= SAME_MEANING
-    found = generator.permutation(np.flatnonzero(outside)[~vague])
+    found = generator.permutation(data.without_vague(np.flatnonzero(outside)))
     chosen = np.concatenate([found[found >= data.requests.start], found[found < data.requests.start]])
     for turn in chosen[:MAX_NEGATIVES].tolist():
         anchors = np.flatnonzero((data.labels != OUTSIDE) & (data.folds == data.folds[turn]))

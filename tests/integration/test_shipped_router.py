@@ -68,7 +68,7 @@ def test_hard_near_misses_reach_the_base_more_often_than_not(shipped: tuple[Fitt
 def shares_right(shipped: tuple[FittedRouter, OnnxEmbedder], asked: Labelled) -> tuple[float, float]:
     """Which share of the questions of experts reaches them, and of all others the base; NaN of none."""
     fitted, embedder = shipped
-    routes = [decide(fitted, embedder, [embedder.normalise(text)]).route for text, _ in asked]
+    routes = [decide(fitted, embedder, [text]).route for text, _ in asked]
     inside = [route == label for route, (_, label) in zip(routes, asked, strict=True) if label is not None]
     outside = [route is None for route, (_, label) in zip(routes, asked, strict=True) if label is None]
     return float(np.mean(inside)) if inside else np.nan, float(np.mean(outside)) if outside else np.nan
@@ -95,7 +95,7 @@ def test_the_last_turn_of_a_conversation_goes_where_the_conversation_goes(
     fitted, embedder = shipped
     right: dict[str, list[bool]] = {}
     for turns, expert, kind in conversations():
-        route = decide(fitted, embedder, [embedder.normalise(turn) for turn in turns]).route or "base"
+        route = decide(fitted, embedder, turns).route or "base"
         right.setdefault(kind, []).append(route == expert)
     shares = {kind: float(np.mean(found)) for kind, found in right.items()}
     assert shares.keys() == LEAST.keys()

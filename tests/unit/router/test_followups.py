@@ -5,8 +5,8 @@ import pytest
 from unit.router.word_embedder import WordEmbedder, examples, negatives
 
 from router import FittedRouter, Reason, Router
-from router.classifier import OUTSIDE, apply_kernel
-from router.followups import NO_FOLD, PHRASES, RIDGE, Corpus, build_pairs, fit_dependence
+from router.classifier import OUTSIDE, RIDGE, apply_kernel
+from router.followups import NO_FOLD, PHRASES, Corpus, build_pairs, fit_dependence
 
 GARDEN = "please help with the compost and mulch of a seedling hedge"
 
