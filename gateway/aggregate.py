@@ -22,8 +22,8 @@ def event_data(event: bytes) -> Any:
     Raises:
         BackendUnavailable: the data is not JSON.
     """
-    data = _data_lines(event)
-    if not data:
+    data = b"\n".join(line[5:].strip() for line in event.split(b"\n") if line.startswith(b"data:"))
+    if data in (b"", b"[DONE]"):
         return None
     try:
         return from_json(data)
@@ -31,23 +31,16 @@ def event_data(event: bytes) -> Any:
         raise BackendUnavailable(f"The backend sent an event that is not JSON: {data[:200]!r}") from error
 
 
-def _data_lines(event: bytes) -> bytes:
-    """The text of an event's ``data`` lines; ``b""`` for comments, ``[DONE]`` and events without data."""
-    if event.startswith(b"data: ") and b"\n" not in event:  # as nearly all are
-        data = event[6:]
-    else:
-        data = b"\n".join(line[5:].strip() for line in event.split(b"\n") if line.startswith(b"data:"))
-    return b"" if data == b"[DONE]" else data
-
-
 def _all_data(events: bytes) -> list[Any]:
-    """What ``event_data`` gives of each of these events, without the Nones, read as one list: half the time."""
-    each = events.split(b"\n\n")
+    """What ``event_data`` gives of each of these events, read as one list: a third of the time."""
+    each = events.removeprefix(b"data: ").removesuffix(b"\n\n").split(b"\n\ndata: ")
+    if each[-1] == b"[DONE]":
+        del each[-1]
     try:
-        found = from_json(b"[%b]" % b",".join(filter(None, map(_data_lines, each))))
-    except ValueError:
-        found = [event_data(event) for event in each]  # names the one that is not JSON
-    return [data for data in found if data is not None]
+        found: list[Any] = from_json(b"[%b]" % b",".join(each))
+    except ValueError:  # comments, other fields, data in several lines; or one that is not JSON, which this names
+        found = [event_data(event) for event in events.split(b"\n\n")]
+    return found
 
 
 class Aggregate:
@@ -76,9 +69,9 @@ class Aggregate:
                 if "timings" in data:
                     self._top["timings"] = data["timings"]
             return
-        for choice in data.pop("choices", None) or []:
+        for choice in data.pop("choices", None) or ():
             self._add_choice(choice)
-        self._top |= data
+        self._top.update(data)
 
     def body(self, expert: str, facts: dict[str, Any]) -> dict[str, Any]:
         """The whole answer; ``model`` is the expert that served.
@@ -103,13 +96,14 @@ class Aggregate:
         choice = self._choices.get(index)
         if choice is None:
             choice = self._choices[index] = self._empty(index)
-        if chunk.get("finish_reason") is not None:
-            choice["finish_reason"] = chunk["finish_reason"]
-        self._add_logprobs(choice, chunk.get("logprobs"))
+        if (reason := chunk.get("finish_reason")) is not None:
+            choice["finish_reason"] = reason
+        if (logprobs := chunk.get("logprobs")) is not None:
+            self._add_logprobs(choice, logprobs)
         if self._shape is Shape.COMPLETION:
             choice["text"] += chunk.get("text") or ""
-        else:
-            _add_delta(choice["message"], chunk.get("delta") or {})
+        elif delta := chunk.get("delta"):
+            _add_delta(choice["message"], delta)
 
     def _empty(self, index: int) -> dict[str, Any]:
         common: dict[str, Any] = {"index": index, "finish_reason": None, "logprobs": None}
@@ -131,11 +125,11 @@ class Aggregate:
 
 def _add_delta(message: dict[str, Any], delta: dict[str, Any]) -> None:
     for key, value in delta.items():
-        if key == "tool_calls":
-            for call in value or []:
-                _add_tool_call(message.setdefault("tool_calls", []), call)
-        elif isinstance(value, str) and key != "role":
+        if isinstance(value, str) and key != "role":
             message[key] = (message.get(key) or "") + value
+        elif key == "tool_calls":
+            for call in value or ():
+                _add_tool_call(message.setdefault("tool_calls", []), call)
         elif value is not None:
             message[key] = value
 

@@ -30,7 +30,7 @@ from .schemas import CompletionRequest, Shape, parse_completion, route_turns
 from .selection import Selection
 from .streaming import ClientGone, EventStream, WhileConnected
 
-__all__ = ["api", "client_of", "read_json"]
+__all__ = ["api", "client_of", "completions", "read_json"]
 
 _CLIENT_CLOSED = 499
 _INSTRUCTING = ("system", "developer")
@@ -73,8 +73,11 @@ async def model(request: Request) -> Response:
     raise ExpertNotFound(f"The model {name[:100]!r} does not exist.", param="model")
 
 
+completions = {shape.value: Completions(shape) for shape in Shape}
+"""By path, for whoever does not need the router."""
+
 api = [
-    *(Route(shape.value, Completions(shape), methods=["POST"]) for shape in Shape),
+    *(Route(path, endpoint, methods=["POST"]) for path, endpoint in completions.items()),
     Route("/v1/embeddings", embeddings, methods=["POST"]),
     Route("/v1/route", route, methods=["POST"]),
     Route("/v1/models", models),

@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from . import __version__
 from .admin import admin
-from .api import api
+from .api import api, completions
 from .auth import Keyring, RateLimiter, admin_key_file, is_loopback, load_keys
 from .base import BaseIdentity, Kind, default_cache_dir, gguf_identity, gguf_info, resolve
 from .context import Gateway
@@ -128,36 +128,31 @@ async def open_gateway(settings: Settings, *, progress: bool = True) -> AsyncIte
         )
 
 
-def create_app(gateway: Gateway, *, cors_origins: Sequence[str] = ("*",)) -> FastAPI:
+def create_app(gateway: Gateway, *, cors_origins: Sequence[str] = ("*",)) -> ASGIApp:
     """The ASGI application over an open gateway.
 
     OpenAI's endpoints are plain routes: they read their bodies themselves and pass on what they do not know.
     """
-    cors = Middleware(
-        CORSMiddleware,
-        allow_origins=list(cors_origins),
-        allow_methods=["GET", "POST", "OPTIONS"],
-        allow_headers=["*"],
-        expose_headers=list(_EXPOSED_HEADERS),
-        max_age=600,
-    )
     app = FastAPI(
         title="Pointsman",
         version=__version__,
         docs_url=None,
         redoc_url=None,
         routes=[*api],
-        middleware=[Middleware(_RequestId), cors, Middleware(_Unexpected)],
-        exception_handlers={
-            GatewayError: _render_gateway_error,
-            HTTPException: _render_http_error,
-            RequestValidationError: _render_validation_error,
-            Exception: _render_unknown_error,
-        },
+        middleware=[Middleware(_Errors)],
+        exception_handlers={HTTPException: _render_http_error, RequestValidationError: _render_validation_error},
     )
     app.include_router(admin)
     app.state.gateway = gateway
-    return app
+    cors = CORSMiddleware(
+        _Completions(app),
+        allow_origins=list(cors_origins),
+        allow_methods=["GET", "POST", "OPTIONS"],
+        allow_headers=["*"],
+        expose_headers=list(_EXPOSED_HEADERS),
+        max_age=600,
+    )
+    return _RequestId(cors)
 
 
 def router_factory(settings: Settings) -> RouterFactory:
@@ -285,20 +280,20 @@ async def _close_router(selector: Selector) -> None:
 # -- errors and request ids ---------------------------------------------------------------------------------------
 
 
-def _envelope(request: Request, status: int, body: dict[str, Any], retry_after_s: float | None = None) -> JSONResponse:
+def _envelope(status: int, body: dict[str, Any], retry_after_s: float | None = None) -> JSONResponse:
     headers = {}
     if retry_after_s is not None:
         headers["retry-after"] = str(max(1, math.ceil(retry_after_s)))
     return JSONResponse(body, status_code=status, headers=headers)
 
 
-async def _render_gateway_error(request: Request, error: Exception) -> JSONResponse:
-    assert isinstance(error, GatewayError)
+def _rendered(error: Exception) -> JSONResponse:
+    if not isinstance(error, GatewayError):
+        return _envelope(500, error_body("The gateway failed; its log says why.", "server_error", "internal_error"))
+    response = _envelope(error.status, error.body(), error.retry_after_s)
     if error.status == 401:
-        response = _envelope(request, 401, error.body())
         response.headers["www-authenticate"] = "Bearer"
-        return response
-    return _envelope(request, error.status, error.body(), error.retry_after_s)
+    return response
 
 
 async def _render_http_error(request: Request, error: Exception) -> JSONResponse:
@@ -310,7 +305,7 @@ async def _render_http_error(request: Request, error: Exception) -> JSONResponse
     }
     message = messages.get(error.status_code, str(error.detail))
     body = error_body(message, "invalid_request_error", codes.get(error.status_code, f"http_{error.status_code}"))
-    response = _envelope(request, error.status_code, body)
+    response = _envelope(error.status_code, body)
     for name, value in (error.headers or {}).items():
         response.headers[name] = value
     return response
@@ -320,17 +315,11 @@ async def _render_validation_error(request: Request, error: Exception) -> JSONRe
     assert isinstance(error, RequestValidationError)
     first = error.errors()[0]
     param = ".".join(str(part) for part in first["loc"][1:]) or None
-    return _envelope(request, 400, error_body(str(first["msg"]), "invalid_request_error", "invalid_request", param))
+    return _envelope(400, error_body(str(first["msg"]), "invalid_request_error", "invalid_request", param))
 
 
-async def _render_unknown_error(request: Request, error: Exception) -> JSONResponse:
-    return _envelope(
-        request, 500, error_body("The gateway failed; its log says why.", "server_error", "internal_error")
-    )
-
-
-class _Unexpected:
-    """Renders what nobody foresaw below CORS and request ids, so that such an answer carries them too."""
+class _Errors:
+    """Renders what an endpoint raised: a gateway error, or what nobody foresaw."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -348,9 +337,25 @@ class _Unexpected:
         except Exception as error:
             if begun or scope["type"] != "http":
                 raise
-            log.exception("unexpected failure", extra={"request_id": scope["state"]["request_id"]})
-            response = await _render_unknown_error(Request(scope), error)
-            await response(scope, receive, send)
+            if not isinstance(error, GatewayError):
+                log.exception("unexpected failure", extra={"request_id": scope["state"]["request_id"]})
+            await _rendered(error)(scope, receive, send)
+
+
+class _Completions:
+    """Answers the completion endpoints itself: passing through FastAPI costs a request a tenth of its time with us."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+        self._endpoints = {path: _Errors(endpoint) for path, endpoint in completions.items()}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        endpoint = self._endpoints.get(scope["path"]) if scope["type"] == "http" else None
+        if endpoint is None or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        scope["app"] = self._app
+        await endpoint(scope, receive, send)
 
 
 class _RequestId:

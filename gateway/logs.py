@@ -53,6 +53,7 @@ def set_up_logging(level: str, format_: str) -> None:
     """Send this program's and uvicorn's records to standard error; called once, by the command line."""
     # Told by no line of ours, and looked up for every record.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
+    logging._srcfile = None  # type: ignore[attr-defined, unused-ignore]  # as the logging HOWTO's "Optimization" has it
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Json() if format_ == "json" else _Text())
     root = logging.getLogger()

@@ -9,6 +9,7 @@ Knows leases and backends; knows nothing of ASGI, of how the expert was selected
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import time
 from dataclasses import dataclass
@@ -91,8 +92,7 @@ class Answer:
         self._timed = b""
         self._timer = asyncio.get_running_loop().call_at(deadline_s, lambda: stream.fail(_too_long()))
         alias = backend.props.alias if backend.props else ""
-        self._their_model = b'"model":' + json.dumps(alias, ensure_ascii=False).encode()
-        self._our_model = b'"model":' + json.dumps(lease.expert).encode()
+        self._their_model, self._our_model = _model_field(alias), _model_field(lease.expert)
         self._marked = False
 
     async def whole(self) -> dict[str, Any]:
@@ -177,6 +177,12 @@ class Answer:
             self.outcome.prompt_tokens = self.outcome.cached_tokens + int(timings.get("prompt_n", 0))
             self.outcome.completion_tokens = int(timings.get("predicted_n", 0))
             self.outcome.decode_s = float(timings.get("predicted_ms", 0.0)) / 1000
+
+
+@functools.lru_cache(maxsize=1024)
+def _model_field(name: str) -> bytes:
+    """As llama-server writes it; an expert's name is ASCII."""
+    return b'"model":' + json.dumps(name, ensure_ascii=False).encode()
 
 
 def _has_any(events: bytes, marks: tuple[bytes, ...]) -> bool:

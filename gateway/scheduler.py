@@ -110,6 +110,8 @@ class Scheduler:
 
     def next_event_s(self, now: float) -> float | None:
         """When ``tick`` must be called at the latest: the next deadline or the next end of a quantum after ``now``."""
+        if not self._anyone_waits():
+            return None
         times = [request.deadline_s for waiting in self._waiting.values() for request in waiting]
         if any(backend.turn_open and backend.running for backend in self.backends.values()):
             times += [self._waiting[expert].since() + self.pace.quantum_s for expert in self._unserved()]
@@ -213,16 +215,22 @@ class Scheduler:
     # -- decisions ------------------------------------------------------------------------------------------------
 
     def _schedule(self, now: float) -> list[Action]:
-        actions = self._expire(now)
+        actions = self._expire(now) if self._anyone_waits() else []
         # A grant starts a turn that may be due to close at once, and a swap reopens what other backends closed for its
         # expert: decide until nothing changes.
-        while decided := self._decide(now):
+        while self._anyone_waits() and (decided := self._decide(now)):
             actions += decided
+        if not self._anyone_waits():
+            for backend in self.backends.values():
+                backend.turn_open = True
         for backend in [b for b in self.backends.values() if b.retiring and not b.running]:
             if backend.state is not BackendState.SWAPPING:
                 del self.backends[backend.name]
                 actions.append(Retired(backend.name))
         return actions
+
+    def _anyone_waits(self) -> bool:
+        return any(self._waiting.values())
 
     def _decide(self, now: float) -> list[Action]:
         self._reopen_turns()

@@ -34,14 +34,12 @@ class Slots:
 
     def __init__(self, count: int, at_once: int) -> None:
         self.at_once = min(at_once, count)
+        self.running = 0
+        """How many are leased."""
         self._slots = [_Slot() for _ in range(count)]
 
     def __len__(self) -> int:
         return len(self._slots)
-
-    @property
-    def running(self) -> int:
-        return sum(slot.lease is not None for slot in self._slots)
 
     @property
     def room(self) -> int:
@@ -71,6 +69,7 @@ class Slots:
             slot.returned = (slot.expert, slot.conversation) == (expert, conversation)
             slot.lease, slot.expert, slot.conversation, slot.last_used_s = lease, expert, conversation, now
             taken.append(index)
+        self.running += width
         return tuple(taken)
 
     def _rank(self, index: int, expert: str, conversation: str, never_s: float) -> tuple[float, ...]:
@@ -87,3 +86,4 @@ class Slots:
     def give_back(self, indices: Sequence[int], now: float) -> None:
         for index in indices:
             self._slots[index].lease, self._slots[index].last_used_s = None, now
+        self.running -= len(indices)
