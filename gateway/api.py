@@ -94,9 +94,10 @@ def client_of(request: Request) -> str:
     Raises:
         AuthenticationError: keys are in use and it has none.
     """
-    headers = request.headers
-    name = gateway_of(request).keyring.client(headers.get("authorization"), headers.get("x-api-key"))
-    return f"{OPEN}:{request.client.host}" if name == OPEN and request.client else name
+    keyring, headers = gateway_of(request).keyring, request.headers
+    if keyring.is_open:
+        return f"{OPEN}:{request.client.host}" if request.client else OPEN
+    return keyring.client(headers.get("authorization"), headers.get("x-api-key"))
 
 
 async def read_json(request: Request) -> Any:

@@ -11,7 +11,7 @@ import logging
 import math
 import re
 import secrets
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -325,17 +325,10 @@ class _Errors:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        begun = False
-
-        async def watched(message: Message) -> None:
-            nonlocal begun
-            begun = True
-            await send(message)
-
         try:
-            await self._app(scope, receive, watched)
+            await self._app(scope, receive, send)
         except Exception as error:
-            if begun or scope["type"] != "http":
+            if scope["type"] != "http" or scope["state"]["begun"]:
                 raise
             if not isinstance(error, GatewayError):
                 log.exception("unexpected failure", extra={"request_id": scope["state"]["request_id"]})
@@ -359,7 +352,10 @@ class _Completions:
 
 
 class _RequestId:
-    """Gives every request an id, the client's own if it is short and plain, and sends it back with every answer."""
+    """Gives every request an id, the client's own if it is short and plain, and sends it back with every answer.
+
+    In the request's state stand ``request_id``, and ``begun`` once an answer has begun.
+    """
 
     _PLAIN = re.compile(rb"[A-Za-z0-9_.:-]{1,128}")
 
@@ -372,11 +368,13 @@ class _RequestId:
             return
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
         request_id = given if self._PLAIN.fullmatch(given) else b"req_" + secrets.token_hex(16).encode()
-        scope.setdefault("state", {})["request_id"] = request_id.decode()
+        state = scope.setdefault("state", {})
+        state.update(request_id=request_id.decode(), begun=False)
 
-        async def send_with_id(message: Message) -> None:
+        def send_with_id(message: Message) -> Awaitable[None]:  # awaits nothing itself: an event passes through faster
             if message["type"] == "http.response.start":
+                state["begun"] = True
                 message = {**message, "headers": [*message["headers"], (b"x-request-id", request_id)]}
-            await send(message)
+            return send(message)
 
         await self._app(scope, receive, send_with_id)

@@ -95,6 +95,11 @@ class Keyring:
         self._keys = dict(keys)
         self._admin = _digest(admin_key)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether any client may ask, because no client keys are in use."""
+        return not self._keys
+
     def client(self, authorization: str | None, x_api_key: str | None) -> str:
         """Return the client's name, for limits and logs.
 

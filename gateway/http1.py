@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import ssl
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -140,14 +140,14 @@ class Response:
         """Lower-case, without parameters."""
         return self._open.content_type.split(";")[0].strip().lower()
 
-    async def read(self) -> bytes:
+    def read(self) -> Awaitable[bytes]:
         """All of the body that has arrived since the last call, at least one byte; ``b""`` at its end.
 
         Raises:
             BackendUnavailable: the connection broke.
             BackendTimeout: the server was silent for too long.
         """
-        return await self._open.read()
+        return self._open.read()
 
     async def read_all(self, limit_bytes: int = 64 * 1024 * 1024) -> bytes:
         """The whole body, or what has come of it when it is longer than ``limit_bytes``."""

@@ -122,7 +122,10 @@ class Scheduler:
     def submit(self, request: Request, now: float) -> list[Action]:
         if self._shutdown:
             return [Reject(request, RejectReason.SHUTDOWN)]
+        alone = not self._anyone_waits() and request.deadline_s > now
         self._waiting.setdefault(request.expert, Waiting()).add(request)
+        if alone and (granted := self._grant(now)):
+            return granted  # rule 2, as _schedule would decide: while nobody waits all turns are open and none is due
         actions = self._schedule(now)
         if any(isinstance(a, Grant) and a.lease.request is request for a in actions):
             return actions

@@ -24,6 +24,9 @@ __all__ = ["Protocol", "serve"]
 
 log = logging.getLogger("pointsman")
 
+_COLLECT_AFTER = 10_000
+"""Objects made and not freed at which Python looks for cycles; its own 700 are two requests."""
+
 
 async def serve(settings: Settings, *, started: float) -> None:
     """Open the gateway, print the ready line, serve until SIGINT or SIGTERM.
@@ -52,6 +55,7 @@ async def serve(settings: Settings, *, started: float) -> None:
             # and then, to look through it again.
             gc.collect()
             gc.freeze()
+            gc.set_threshold(_COLLECT_AFTER, *gc.get_threshold()[1:])
             server = _Server(config, gateway, settings.server.shutdown_s, _ready_text(settings, gateway, started))
             await server.serve(sockets=[listening])
     finally:

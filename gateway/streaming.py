@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 __all__ = ["ABORT", "ClientGone", "EventStream", "WhileConnected"]
 
@@ -101,24 +101,23 @@ class EventStream:
         """Send whole events; waits while the client reads slower than they come."""
         if not self.begun:
             await self._begin()
-        await self._write({"type": "http.response.body", "body": events, "more_body": True})
+        self._writing, self._wrote_s = True, self._loop.time()
+        await self._send({"type": "http.response.body", "body": events, "more_body": True})
+        self._writing = False
 
     async def finish(self) -> None:
         """End the answer."""
         if self._comment is not None:
             self._comment.cancel()
         self._keep_alive_s = float("inf")
-        await self._write({"type": "http.response.body", "body": b"", "more_body": False})
+        self._writing, self._wrote_s = True, self._loop.time()
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+        self._writing = False
 
     async def _begin(self) -> None:
         self.begun = True
         given = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in self.headers.items()]
         await self._send({"type": "http.response.start", "status": 200, "headers": [*_SSE_HEADERS, *given]})
-
-    async def _write(self, message: Message) -> None:
-        self._writing, self._wrote_s = True, self._loop.time()
-        await self._send(message)
-        self._writing = False
 
     def _stop(self) -> None:
         self._timer.cancel()
