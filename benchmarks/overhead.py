@@ -1,21 +1,24 @@
-"""What does the gateway add to a request? One client, straight to a mock engine and through nginx, LiteLLM and us.
+"""What does the gateway add to a request? Straight to a mock engine, and through nginx, a bare relay, LiteLLM and us.
 
 The mock (mock_engine.py) answers a fixed completion of 16 words at once, so all that is measured is passing it on.
-Every proxy is one process on a core of its own; client and mock share the other. ``auto`` has the router choose: warm
-(the same text each time) and cold (every text new, so that the encoder runs). The second table reads streams whose
-words come a millisecond apart and tell when they were sent.
+Every proxy is one process on the first core, where it is alone while it works; client and mock have the other. The bare
+relay (bare_relay.py) is the floor for whatever stands on uvicorn and our HTTP client. ``auto`` has the router choose:
+warm (the same text each time) and cold (every text new, so that the encoder runs). The second table reads streams whose
+words come a millisecond apart and tell when they were sent. The ways take turns, since a machine's speed drifts; a
+figure is the median of the rounds.
 
-    python benchmarks/overhead.py [--seconds 3] [--without-litellm]
+    python benchmarks/overhead.py [--seconds 3] [--rounds 5] [--without-litellm]
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import os
+import math
+import statistics
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import astuple, dataclass
 
 import load
 import mock_engine
@@ -27,7 +30,9 @@ from gateway.settings import Settings
 
 _CLIENTS = (1, 16)
 _TEXT = "Why did my sourdough bread not rise?"
-_STREAMS = 20
+_STREAMS = 5
+_PAUSE_S = 0.001
+"""Between two decisions of the encoder by itself, as a client with one request at a time leaves it."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +46,24 @@ class Cell:
 
 @dataclass(frozen=True)
 class Paced:
-    """One way's paced streams; ``cpu_us``: of the proxy, for each word, where it tells."""
+    """One way's paced streams; ``cpu_us``: of the proxy, for each word, NaN where it does not tell."""
 
     first_ms: float
     word_us: float
     word_p99_us: float
-    cpu_us: float | None
+    cpu_us: float
+
+
+@dataclass(frozen=True)
+class Way:
+    """From client to mock. ``paced``: whether its paced streams are read, too; ``tells_cpu``: of its process."""
+
+    name: str
+    port: int
+    requests: Callable[[str, bool], Callable[[int], bytes]]
+    model: str = "base"
+    paced: bool = True
+    tells_cpu: bool = False
 
 
 def warm(model: str, stream: bool) -> Callable[[int], bytes]:
@@ -63,76 +80,91 @@ def cold(model: str, stream: bool) -> Callable[[int], bytes]:
 def main() -> None:
     parser = serving.arguments(__doc__)
     parser.add_argument("--seconds", type=float, default=3.0, help="for each way and number of clients (default: 3)")
+    parser.add_argument("--rounds", type=int, default=5, help="turns the ways take in that time (default: 5)")
     parser.add_argument("--without-litellm", action="store_true", help="leave LiteLLM out")
     given = parser.parse_args()
-    cells: dict[tuple[str, bool, int], Cell] = {}
-    streams: dict[str, Paced] = {}
-    encoder_ms = time_encoder(given)
+    decide = decision(given)
     proxies.keep_apart()
-    with proxies.mock(given.experts) as mock:
-        measure(cells, "straight", mock, warm, "base", given.seconds)
-        streams["straight"] = read_paced(mock, "base", None)
-        with contextlib.ExitStack() as stack:
-            if (port := proxies.pinned(stack, proxies.nginx(mock))) is not None:
-                measure(cells, "nginx", port, warm, "base", given.seconds)
-                streams["nginx"] = read_paced(port, "base", None)
-        with contextlib.ExitStack() as stack:
-            port = proxies.pinned(stack, proxies.gateway_over_mock(mock, given.experts))
-            measure(cells, "Pointsman, named", port, warm, "base", given.seconds)
-            measure(cells, "Pointsman, auto warm", port, warm, "auto", given.seconds)
-            measure(cells, "Pointsman, auto cold", port, cold, "auto", given.seconds)
-            streams["Pointsman, named"] = read_paced(port, "base", port)
-        if not given.without_litellm:
-            with contextlib.ExitStack() as stack:
-                port = proxies.pinned(stack, proxies.litellm(mock))
-                measure(cells, "LiteLLM", port, warm, "base", given.seconds)
-                streams["LiteLLM"] = read_paced(port, "base", None)
-    report(cells, streams, encoder_ms)
+    with contextlib.ExitStack() as stack:
+        ways = open_ways(stack, given)
+        cells: dict[tuple[str, bool, int], list[Cell]] = {}
+        streams: dict[str, list[Paced]] = {}
+        encoder_ms = []
+        for _ in range(given.rounds):
+            encoder_ms.append(time_decision(decide))
+            for way in ways:
+                for stream in (False, True):
+                    for clients in _CLIENTS:
+                        cell = measure(way, stream, clients, given.seconds / given.rounds)
+                        cells.setdefault((way.name, stream, clients), []).append(cell)
+                if way.paced:
+                    streams.setdefault(way.name, []).append(read_paced(way))
+    report(
+        {key: Cell(*middle(found)) for key, found in cells.items()},
+        {name: Paced(*middle(found)) for name, found in streams.items()},
+        statistics.median(encoder_ms),
+    )
 
 
-def time_encoder(given: argparse.Namespace) -> float:
-    """Milliseconds (p50) of a routing decision with nothing around it, for texts as ``cold`` makes them, in here."""
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, cores[:1])
-    try:
-        experts = serving.load_experts(given.experts, at_least=1)
-        fitted, embedder = router_factory(Settings()).fitted(experts)
+def open_ways(stack: contextlib.ExitStack, given: argparse.Namespace) -> list[Way]:
+    """Every way, its proxy running."""
+    mock = stack.enter_context(proxies.mock(given.experts))
+    ways = [Way("straight", mock, warm)]
+    if (port := proxies.pinned(stack, proxies.nginx(mock))) is not None:
+        ways.append(Way("nginx", port, warm))
+    ways.append(Way("bare relay", proxies.pinned(stack, proxies.bare_relay(mock)), warm))
+    ours = proxies.pinned(stack, proxies.gateway_over_mock(mock, given.experts))
+    ways += [
+        Way("Pointsman, named", ours, warm, tells_cpu=True),
+        Way("Pointsman, auto warm", ours, warm, "auto", paced=False),
+        Way("Pointsman, auto cold", ours, cold, "auto", paced=False),
+    ]
+    if not given.without_litellm:
+        ways.append(Way("LiteLLM", proxies.pinned(stack, proxies.litellm(mock)), warm))
+    return ways
+
+
+def middle(found: Sequence[Cell | Paced]) -> list[float]:
+    """The median of each field."""
+    return [statistics.median(values) for values in zip(*(astuple(one) for one in found), strict=True)]
+
+
+def decision(given: argparse.Namespace) -> Callable[[str], object]:
+    """A routing decision with nothing around it."""
+    experts = serving.load_experts(given.experts, at_least=1)
+    fitted, embedder = router_factory(Settings()).fitted(experts)
+    return lambda text: fitted.encode([text], embedder.embed([text]))
+
+
+def time_decision(decide: Callable[[str], object]) -> float:
+    """Milliseconds (p50) of a decision on texts as ``cold`` makes them, on the proxies' core."""
+    with proxies.on_first_core():
         seconds = []
-        for number in range(200):
+        for number in range(60):
             text = f"Why did my bread {time.time_ns() + number} not rise?"
+            time.sleep(_PAUSE_S)
             begun = time.perf_counter()
-            fitted.encode([text], embedder.embed([text]))
+            decide(text)
             seconds.append(time.perf_counter() - begun)
-        return serving.percentile(seconds[20:], 0.5) * 1000
-    finally:
-        os.sched_setaffinity(0, cores)
+    return serving.percentile(seconds[10:], 0.5) * 1000
 
 
-def measure(
-    cells: dict[tuple[str, bool, int], Cell],
-    way: str,
-    port: int,
-    requests: Callable[[str, bool], Callable[[int], bytes]],
-    model: str,
-    seconds: float,
-) -> None:
-    for stream in (False, True):
-        for clients in _CLIENTS:
-            load.requests_for(port, requests(model, stream), clients, seconds / 5)
-            times, per_s = load.requests_for(port, requests(model, stream), clients, seconds)
-            p50, p99 = (serving.percentile(times, share) * 1000 for share in (0.5, 0.99))
-            cells[way, stream, clients] = Cell(p50, p99, per_s)
+def measure(way: Way, stream: bool, clients: int, seconds: float) -> Cell:
+    requests = way.requests(way.model, stream)
+    load.requests_for(way.port, requests, clients, seconds / 5)
+    times, per_s = load.requests_for(way.port, requests, clients, seconds)
+    return Cell(*(serving.percentile(times, share) * 1000 for share in (0.5, 0.99)), per_s)
 
 
-def read_paced(port: int, model: str, tells_cpu: int | None) -> Paced:
-    request = load.chat(model, "paced", stream=True)
-    load.paced(port, request, 2)
-    before = proxies.metric(tells_cpu, "process_cpu_seconds_total") if tells_cpu else 0.0
-    first, words = load.paced(port, request, _STREAMS)
-    cpu_us = None
-    if tells_cpu:
-        cpu_s = proxies.metric(tells_cpu, "process_cpu_seconds_total") - before
-        cpu_us = cpu_s / (_STREAMS * mock_engine.PACED_WORDS) * 1e6
+def read_paced(way: Way) -> Paced:
+    def cpu_s() -> float:
+        return proxies.metric(way.port, "process_cpu_seconds_total") if way.tells_cpu else math.nan
+
+    request = load.chat(way.model, "paced", stream=True)
+    load.paced(way.port, request, 1)
+    before = cpu_s()
+    first, words = load.paced(way.port, request, _STREAMS)
+    cpu_us = (cpu_s() - before) / (_STREAMS * mock_engine.PACED_WORDS) * 1e6
     p50, p99 = (serving.percentile(words, share) * 1e6 for share in (0.5, 0.99))
     return Paced(serving.percentile(first, 0.5) * 1000, p50, p99, cpu_us)
 
@@ -146,7 +178,15 @@ def report(cells: dict[tuple[str, bool, int], Cell], streams: dict[str, Paced], 
     print()
     floor = streams["straight"]
     paced = [
-        [way, s.first_ms, s.first_ms - floor.first_ms, s.word_us, s.word_us - floor.word_us, s.word_p99_us, s.cpu_us]
+        [
+            way,
+            s.first_ms,
+            s.first_ms - floor.first_ms,
+            s.word_us,
+            s.word_us - floor.word_us,
+            s.word_p99_us,
+            "" if math.isnan(s.cpu_us) else s.cpu_us,
+        ]
         for way, s in streams.items()
     ]
     header = ["way", "first word ms", "added ms", "a word's way us", "added us", "p99 us", "CPU us a word"]
@@ -159,8 +199,10 @@ def report(cells: dict[tuple[str, bool, int], Cell], streams: dict[str, Paced], 
     per_s = {f"{w}, {'streamed' if s else 'plain'}, {c}": round(cell.per_s) for (w, s, c), cell in cells.items()}
     peer = cells.get(("LiteLLM", False, 16))
     ratios = {
-        f"to_{way}": round(cells["Pointsman, named", False, 16].per_s / cells[way, False, 16].per_s, 3)
-        for way in ("straight", "nginx", "LiteLLM")
+        f"to_{way.replace(' ', '_')}": round(
+            cells["Pointsman, named", False, 16].per_s / cells[way, False, 16].per_s, 3
+        )
+        for way in ("straight", "nginx", "bare relay", "LiteLLM")
         if (way, False, 16) in cells
     }
     serving.finish(
@@ -168,8 +210,9 @@ def report(cells: dict[tuple[str, bool, int], Cell], streams: dict[str, Paced], 
         p50_ms=round(ours.p50_ms, 3),
         added_p50_ms=round(ours.p50_ms - straight.p50_ms, 3),
         added_first_word_ms=round(streams["Pointsman, named"].first_ms - floor.first_ms, 3),
+        added_word_us_by_way={way: round(s.word_us - floor.word_us, 1) for way, s in streams.items()},
         added_word_us=round(streams["Pointsman, named"].word_us - floor.word_us, 1),
-        word_cpu_us=round(streams["Pointsman, named"].cpu_us or 0.0, 1),
+        word_cpu_us=round(streams["Pointsman, named"].cpu_us, 1),
         auto_adds_ms={kind: round(ms, 3) for kind, ms in auto.items()},
         router_ms=round(encoder_ms, 3),
         requests_per_s=per_s,

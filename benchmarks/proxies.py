@@ -1,4 +1,5 @@
-"""What stands between client and engine in the overhead benchmark: nothing, nginx, LiteLLM, Pointsman; over one mock.
+"""What stands between client and engine in the overhead benchmark: nothing, nginx, a bare relay, LiteLLM, Pointsman;
+over one mock.
 
 Knows nothing of what is measured.
 """
@@ -26,7 +27,17 @@ from gateway.settings import Settings
 
 LITELLM = "litellm[proxy]==1.106.12"
 
-__all__ = ["gateway_over_mock", "keep_apart", "litellm", "metric", "mock", "nginx", "pinned"]
+__all__ = [
+    "bare_relay",
+    "gateway_over_mock",
+    "keep_apart",
+    "litellm",
+    "metric",
+    "mock",
+    "nginx",
+    "on_first_core",
+    "pinned",
+]
 
 
 _CORES = sorted(os.sched_getaffinity(0))
@@ -38,13 +49,20 @@ def keep_apart() -> None:
     os.sched_setaffinity(0, _CORES[1:2] or _CORES)
 
 
-def pinned(stack: contextlib.ExitStack, opening: contextlib.AbstractContextManager[_Opened]) -> _Opened:
-    """Open something whose children then run on the first core alone."""
+@contextlib.contextmanager
+def on_first_core() -> Iterator[None]:
+    """Run the block, and what it starts, on the first core alone."""
     os.sched_setaffinity(0, _CORES[:1])
     try:
-        return stack.enter_context(opening)
+        yield
     finally:
         keep_apart()
+
+
+def pinned(stack: contextlib.ExitStack, opening: contextlib.AbstractContextManager[_Opened]) -> _Opened:
+    """Open something whose children then run on the first core alone."""
+    with on_first_core():
+        return stack.enter_context(opening)
 
 
 @contextlib.contextmanager
@@ -80,6 +98,15 @@ def nginx(upstream: int) -> Iterator[int | None]:
         )
         with running([executable, "-c", str(config)], f"http://127.0.0.1:{port}/health"):
             yield port
+
+
+@contextlib.contextmanager
+def bare_relay(upstream: int) -> Iterator[int]:
+    """See bare_relay.py."""
+    port = serving.free_port("127.0.0.1")
+    script = str(Path(__file__).with_name("bare_relay.py"))
+    with running([sys.executable, script, str(port), str(upstream)], f"http://127.0.0.1:{port}/health"):
+        yield port
 
 
 @contextlib.contextmanager
