@@ -153,7 +153,7 @@ async def _complete(request: Request, send: Send, record: Record, shape: Shape) 
     if wanted.stream:
         await _stream(request, send, record, wanted, selection)
         return None
-    async with WhileConnected(request.receive):
+    async with WhileConnected(request.scope, request.receive):
         answer = await _begin(gateway, wanted, selection, record)
         record.outcome = answer.outcome
         try:
@@ -170,7 +170,7 @@ async def _stream(
     """Begin the answer and write it. After ``keep_alive_s`` without its first event the client gets its 200 first."""
     gateway = gateway_of(request)
     try:
-        async with WhileConnected(request.receive) as client:
+        async with WhileConnected(request.scope, request.receive) as client:
             stream = EventStream(request.scope, send, client, gateway.keep_alive_s, gateway.client_stall_s)
             stream.headers = _headers(selection.facts())
             async with stream:

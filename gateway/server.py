@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 
 import uvicorn
@@ -18,7 +18,7 @@ from .app import create_app, open_gateway
 from .context import Gateway
 from .errors import ConfigError
 from .settings import Settings
-from .streaming import ABORT
+from .streaming import CONNECTION
 
 __all__ = ["Protocol", "serve"]
 
@@ -93,11 +93,30 @@ def _ready_text(settings: Settings, gateway: Gateway, started: float) -> str:
 
 
 class Protocol(HttpToolsProtocol):
-    """uvicorn's, with a way to drop a client that does not read: closing would wait for it to take what is unsent."""
+    """uvicorn's, which tells a request's block that its client has left, and drops a client that does not read.
+
+    uvicorn itself tells by a message, which costs a task a request; and closing waits for a client to take the rest.
+    """
+
+    _lost = False
+    _left: Callable[[], None] | None = None
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self.scope["extensions"] = {ABORT: {"close": self.transport.abort}}
+        self.scope["extensions"] = {CONNECTION: {"close": self.transport.abort, "watch": self._watch}}
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._lost = True
+        if self._left is not None:
+            self._left()
+
+    def _watch(self, left: Callable[[], None] | None) -> None:
+        self._left = left
+        if left is not None and self._lost:
+            self.loop.call_soon(left)
+        elif left is not None:
+            self.flow.resume_reading()  # paused by a long body: nobody would see the client leave
 
 
 class _Server(uvicorn.Server):

@@ -12,10 +12,11 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
-__all__ = ["ABORT", "ClientGone", "EventStream", "WhileConnected"]
+__all__ = ["CONNECTION", "ClientGone", "EventStream", "WhileConnected"]
 
-ABORT = "pointsman.abort"
-"""ASGI extension whose ``close`` drops the client's connection at once, unsent bytes or not."""
+CONNECTION = "pointsman.connection"
+"""ASGI extension of our server: ``close()`` drops the client's connection at once, unsent bytes or not; ``watch(left)``
+has ``left`` called when the client leaves, or has left already, until ``watch(None)``."""
 
 _SSE_HEADERS = (
     (b"content-type", b"text/event-stream"),
@@ -25,6 +26,11 @@ _SSE_HEADERS = (
 _KEEP_ALIVE = b": keep-alive\n\n"
 
 
+def _connection(scope: Scope) -> dict[str, Any]:
+    found: dict[str, Any] = scope.get("extensions", {}).get(CONNECTION, {})
+    return found
+
+
 class ClientGone(Exception):
     """The client closed its connection, or stopped reading; there is nobody to answer."""
 
@@ -32,11 +38,13 @@ class ClientGone(Exception):
 class WhileConnected:
     """``async with``: the block is cancelled when the client leaves, and ``ClientGone`` comes out of it.
 
-    The request's body must have been read. One task watches for the whole request; the block runs in its own.
+    The request's body must have been read. Our server tells; under any other a task waits for the message.
     """
 
-    def __init__(self, receive: Receive) -> None:
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self._watch = _connection(scope).get("watch") or self._watch_messages
         self._receive = receive
+        self._watching: asyncio.Task[None] | None = None
         self._left = False
         self._task: asyncio.Task[Any] | None = None
 
@@ -49,22 +57,28 @@ class WhileConnected:
     async def __aenter__(self) -> WhileConnected:
         self._task = asyncio.current_task()
         self._cancelling = self._task.cancelling() if self._task else 0
-        self._watch = asyncio.get_running_loop().create_task(self._until_gone())
+        self._watch(self.leave)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._watch.cancel()
+        self._watch(None)
         task, self._task = self._task, None
         ours = self._left and task is not None and task.uncancel() <= self._cancelling
         if ours and kind is asyncio.CancelledError:
             raise ClientGone from error
 
-    async def _until_gone(self) -> None:
+    def _watch_messages(self, left: Callable[[], None] | None) -> None:
+        if left is not None:
+            self._watching = asyncio.get_running_loop().create_task(self._until_gone(left))
+        elif self._watching is not None:
+            self._watching.cancel()
+
+    async def _until_gone(self, left: Callable[[], None]) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self.leave()
+        left()
 
 
 class EventStream:
@@ -80,7 +94,7 @@ class EventStream:
         self.headers: Mapping[str, str] = {}
         """Sent with the status; set it before the first event."""
         self.begun = False
-        self._abort: Callable[[], None] = scope.get("extensions", {}).get(ABORT, {}).get("close", lambda: None)
+        self._abort: Callable[[], None] = _connection(scope).get("close", lambda: None)
         self._send = send
         self._client = client
         self._keep_alive_s = keep_alive_s

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.streaming import ABORT, ClientGone, EventStream, WhileConnected
+from gateway.streaming import CONNECTION, ClientGone, EventStream, WhileConnected
 
 LONG_S = 30.0
 
@@ -23,7 +23,7 @@ class Client:
         self.reading.set()
         self.aborted = 0
         self._got_one = asyncio.Condition()
-        self.scope = {"type": "http", "extensions": {ABORT: {"close": self._abort}}}
+        self.scope = {"type": "http", "extensions": {CONNECTION: {"close": self._abort}}}
 
     def _abort(self) -> None:
         self.aborted += 1
@@ -54,7 +54,7 @@ async def streamed(
     keep_alive_s: float = LONG_S,
     stall_s: float = LONG_S,
 ) -> None:
-    async with WhileConnected(client.receive) as connected:
+    async with WhileConnected(client.scope, client.receive) as connected:
         stream = EventStream(client.scope, client.send, connected, keep_alive_s, stall_s)
         stream.headers = {"x-a": "b"}
         async with stream:
@@ -65,7 +65,7 @@ async def test_who_leaves_ends_the_block_which_cleans_up() -> None:
     client, cleaned = Client(), []
 
     async def block() -> None:
-        async with WhileConnected(client.receive):
+        async with WhileConnected(client.scope, client.receive):
             asyncio.get_running_loop().call_soon(client.gone.set)
             try:
                 await asyncio.Event().wait()
@@ -83,7 +83,7 @@ async def test_who_leaves_ends_the_block_which_cleans_up() -> None:
 
 async def test_a_client_that_stays_changes_nothing() -> None:
     client = Client()
-    async with WhileConnected(client.receive):
+    async with WhileConnected(client.scope, client.receive):
         await asyncio.sleep(0)
     client.gone.set()
     await asyncio.sleep(0)
@@ -94,7 +94,7 @@ async def test_a_cancellation_from_outside_stays_one() -> None:
     client, begun = Client(), asyncio.Event()
 
     async def block() -> None:
-        async with WhileConnected(client.receive):
+        async with WhileConnected(client.scope, client.receive):
             begun.set()
             await asyncio.Event().wait()
 
@@ -108,7 +108,7 @@ async def test_a_cancellation_from_outside_stays_one() -> None:
 async def test_an_error_of_the_block_comes_out_as_it_is() -> None:
     client = Client()
     with pytest.raises(KeyError):
-        async with WhileConnected(client.receive):
+        async with WhileConnected(client.scope, client.receive):
             raise KeyError
 
 
