@@ -78,8 +78,11 @@ class Resolved:
 
 
 def default_cache_dir() -> Path:
-    """Return ``$POINTSMAN_CACHE``, else ``$XDG_CACHE_HOME/pointsman``, else ``~/.cache/pointsman``."""
-    if named := os.environ.get("POINTSMAN_CACHE"):
+    """Return ``$GATEWAY_CACHE_DIR``, else ``$POINTSMAN_CACHE``, ``$XDG_CACHE_HOME/pointsman`` or ``~/.cache/pointsman``.
+
+    The first is the gateway's setting: what trains and publishes on the same machine must look where it does.
+    """
+    if named := os.environ.get("GATEWAY_CACHE_DIR") or os.environ.get("POINTSMAN_CACHE"):
         return Path(named).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pointsman"
 

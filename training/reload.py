@@ -24,10 +24,11 @@ def reload_gateway(url: str, cache_dir: Path, names: Sequence[str]) -> str:
     Raises:
         PublishError: a gateway runs there, and does not serve them now: says why. They stay published.
     """
-    key = os.environ.get("GATEWAY_ADMIN_KEY", "")
-    key_file = cache_dir / "admin.key"
-    if not key and key_file.is_file():
-        key = key_file.read_text(encoding="utf-8").strip()
+    key, key_from = os.environ.get("GATEWAY_ADMIN_KEY", ""), "GATEWAY_ADMIN_KEY"
+    if not key:
+        key_file = cache_dir / "admin.key"
+        key_from = str(key_file)
+        key = key_file.read_text(encoding="utf-8").strip() if key_file.is_file() else ""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     try:
         answer = httpx.post(f"{url.rstrip('/')}/admin/reload", headers=headers, timeout=_TIMEOUT_S, trust_env=False)
@@ -37,6 +38,11 @@ def reload_gateway(url: str, cache_dir: Path, names: Sequence[str]) -> str:
         raise PublishError(
             f"published, but the gateway at {url} could not be told: {error or type(error).__name__}"
         ) from error
+    if answer.status_code in (401, 403):
+        raise PublishError(
+            f"published, but the gateway at {url} does not take the admin key of {key_from}: set GATEWAY_ADMIN_KEY, or "
+            "--cache-dir to the cache that it uses"
+        )
     if answer.status_code != 200:
         raise PublishError(
             f"published, but the gateway at {url} refused to reload: {answer.status_code} {answer.text[:300]}"

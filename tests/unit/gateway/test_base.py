@@ -103,7 +103,10 @@ def test_damaged_notes_and_a_read_only_cache_only_cost_time(tmp_path: Path) -> N
 
 
 def test_the_cache_directory_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATEWAY_CACHE_DIR", "/gateway")
     monkeypatch.setenv("POINTSMAN_CACHE", "/a")
+    assert default_cache_dir() == Path("/gateway")
+    monkeypatch.delenv("GATEWAY_CACHE_DIR")
     monkeypatch.setenv("XDG_CACHE_HOME", "/b")
     assert default_cache_dir() == Path("/a")
     monkeypatch.delenv("POINTSMAN_CACHE")

@@ -80,7 +80,11 @@ def test_a_gateway_that_does_not_serve_it_is_an_error(
 
 def test_a_wrong_key_is_an_error(gateway: Answer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATEWAY_ADMIN_KEY", "another")
-    with pytest.raises(PublishError, match="refused to reload: 401"):
+    with pytest.raises(PublishError, match="does not take the admin key of GATEWAY_ADMIN_KEY: set "):
+        reload_gateway(gateway({}), tmp_path, ["tea"])
+    monkeypatch.delenv("GATEWAY_ADMIN_KEY")
+    (tmp_path / "admin.key").write_text("of another cache", encoding="utf-8")
+    with pytest.raises(PublishError, match=r"does not take the admin key of .*/admin\.key: .* --cache-dir "):
         reload_gateway(gateway({}), tmp_path, ["tea"])
 
 
