@@ -33,6 +33,7 @@ from .engine import Engine, EngineConfig
 from .errors import ConfigError, GatewayError, InvalidRequest, error_body
 from .experts import BASE, ExpertRegistry, scan_experts
 from .http1 import HttpClient
+from .kv_probe import Proofs
 from .label_log import LabelLog
 from .leases import LeasePool
 from .metrics import Metrics
@@ -84,7 +85,8 @@ async def open_gateway(settings: Settings, *, progress: bool = True) -> AsyncIte
         client = HttpClient()
         stack.push_async_callback(client.aclose)
         configs = [_engine_config(settings, own, base, children=len(sections)) for own in sections]
-        engine = Engine(configs, client, on_refused=reloader.refuse)
+        proofs = Proofs((settings.cache_dir or default_cache_dir()) / "kv-apart")
+        engine = Engine(configs, client, on_refused=reloader.refuse, proofs=proofs)
         pool = LeasePool(
             Scheduler(
                 pace=Pace(settings.scheduler.quantum_s, settings.scheduler.quantum_answers),

@@ -78,7 +78,7 @@ class Resolved:
 
 
 def default_cache_dir() -> Path:
-    """Return ``$GATEWAY_CACHE_DIR``, else ``$POINTSMAN_CACHE``, ``$XDG_CACHE_HOME/pointsman`` or ``~/.cache/pointsman``.
+    """``$GATEWAY_CACHE_DIR``, else ``$POINTSMAN_CACHE``, ``$XDG_CACHE_HOME/pointsman`` or ``~/.cache/pointsman``.
 
     The first is the gateway's setting: what trains and publishes on the same machine must look where it does.
     """

@@ -17,6 +17,7 @@ from .errors import BackendError, BackendStartError, InvalidRequest
 from .experts import Expert
 from .http1 import HttpClient
 from .keeper import Keeper, Listener
+from .kv_probe import Proofs
 from .leases import LeasePool
 from .member import EngineConfig, Member, not_loaded
 from .process import EngineProcess, free_port
@@ -42,6 +43,7 @@ class Engine:
         session: HttpClient,
         *,
         on_refused: Callable[[str, str], None] = lambda name, reason: None,
+        proofs: Proofs | None = None,
     ) -> None:
         self._configs = tuple(configs)
         self._session = session
@@ -49,7 +51,7 @@ class Engine:
         self._pool: LeasePool | None = None
         self._experts: tuple[Expert, ...] = ()
         self._keepers: dict[str, Keeper] = {}
-        self._proved: set[tuple[object, ...]] = set()
+        self._proofs = Proofs() if proofs is None else proofs
         self._numbers = 0
         self._changing = asyncio.Lock()  # one that comes up during a replacement would carry what is being replaced
         self._stopping: set[asyncio.Task[None]] = set()
@@ -216,7 +218,7 @@ class Engine:
         refused: dict[str, str] = {}
         while True:
             member = self._member(config, experts, first=first)
-            keeper, came_up = Keeper(member, self._listener(), self._proved), False
+            keeper, came_up = Keeper(member, self._listener(), self._proofs), False
             try:
                 await keeper.bring_up()
                 came_up = True

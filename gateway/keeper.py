@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from .errors import BackendError, BackendStartError, ConfigError
-from .kv_probe import kv_is_safe
+from .kv_probe import Proofs, kv_is_safe, server_identity
 from .member import Member, changed, last_words, not_loaded
 
 __all__ = ["Keeper", "Listener"]
@@ -41,14 +41,14 @@ class Keeper:
     """``bring_up`` and then ``watch``, or ``watch`` alone for one that did not come up; ``stop`` at the end.
 
     Args:
-        proved: by executable, arguments of its own and build, the servers that have shown that they keep experts' KV
-            apart; added to. A child of ours that starts again as such need not show it again: that would take as long
-            as its start. Somebody else's server may have been restarted with other options, and must.
+        proofs: the servers that have shown that they keep experts' KV apart; added to. A child of ours that starts
+            again as such need not show it again: that would take longer than its start. Somebody else's server may
+            have been restarted with other options, and must.
     """
 
-    def __init__(self, member: Member, listener: Listener, proved: set[tuple[object, ...]] | None = None) -> None:
+    def __init__(self, member: Member, listener: Listener, proofs: Proofs | None = None) -> None:
         self.member = member
-        self._proved = set() if proved is None else proved
+        self._proofs = Proofs() if proofs is None else proofs
         self._listener = listener
         self._failed = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -139,13 +139,13 @@ class Keeper:
         member.missing = missing
 
     async def _keeps_kv_apart(self, build: str) -> bool:
-        config = self.member.config
-        server = (config.executable, config.extra_arguments, build)
-        if self.member.process is not None and server in self._proved:
-            return True
-        if not await kv_is_safe(self.member.backend):
-            return False
-        self._proved.add(server)
+        if self.member.process is None:
+            return await kv_is_safe(self.member.backend)
+        identity = await asyncio.to_thread(server_identity, self.member.config, build)
+        if identity not in self._proofs:
+            if not await kv_is_safe(self.member.backend):
+                return False
+            self._proofs.add(identity)
         return True
 
     def enlist(self) -> None:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import importlib.metadata
 import logging
+import shutil
 import time
+from pathlib import Path
 
 from .backend import Backend
 from .experts import BASE
+from .member import EngineConfig
 
-__all__ = ["kv_is_safe"]
+__all__ = ["Proofs", "kv_is_safe", "server_identity"]
 
 log = logging.getLogger("pointsman.engine")
 
@@ -36,3 +41,51 @@ async def kv_is_safe(backend: Backend) -> bool:
         log.error("the engine reused another expert's KV", extra={"cache_n": reused, "prompt_n": read})
         return False
     return True
+
+
+class Proofs:
+    """The servers of ours that have passed the probe, which takes longer than their start.
+
+    Args:
+        folder: where they are remembered from one start of the gateway to the next; None: nowhere.
+
+    A server without an identity is never known.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
+        self._known: set[str] = set()
+
+    def __contains__(self, identity: str | None) -> bool:
+        if identity is None:
+            return False
+        return identity in self._known or (self._folder is not None and (self._folder / identity).exists())
+
+    def add(self, identity: str | None) -> None:
+        if identity is None:
+            return
+        self._known.add(identity)
+        if self._folder is not None:
+            with contextlib.suppress(OSError):  # it is asked again at the next start
+                self._folder.mkdir(parents=True, exist_ok=True)
+                (self._folder / identity).touch()
+
+
+def server_identity(config: EngineConfig, build: str) -> str | None:
+    """Sha256 of all that a child's dealing with KV depends on: its executable or wheel, its options, build and base.
+
+    A file is told by its path, size and time: one that was replaced is another. None: one of them cannot be found.
+    """
+    if (launch := config.launch) is None:
+        return None
+    facts = [build, str(launch.cache_ram_mib), *config.extra_arguments]
+    if config.executable is None:
+        facts.append(importlib.metadata.version("xllamacpp"))
+    try:
+        for file in [launch.model, *([config.executable] if config.executable else [])]:
+            path = Path(shutil.which(file) or file)
+            stat = path.stat()
+            facts.append(f"{path} {stat.st_size} {stat.st_mtime_ns}")
+    except OSError:
+        return None
+    return hashlib.sha256("\0".join(facts).encode()).hexdigest()

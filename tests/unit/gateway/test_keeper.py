@@ -13,8 +13,9 @@ import pytest
 from gateway.backend import Backend, Props
 from gateway.errors import BackendUnavailable
 from gateway.keeper import Keeper, Listener
+from gateway.kv_probe import Proofs
 from gateway.member import EngineConfig, Member
-from gateway.process import EngineProcess
+from gateway.process import EngineProcess, LaunchSpec
 
 
 class Scripted:
@@ -155,18 +156,20 @@ async def test_a_child_of_ours_shows_once_that_it_keeps_kv_apart_and_somebody_el
 
     monkeypatch.setattr("gateway.keeper.kv_is_safe", safe)
     world.backend.experts = frozenset({"base", "baking"})
-    proved: set[tuple[object, ...]] = set()
+    proofs = Proofs()
 
     async def check() -> None:
-        member = Member(replace(world.member.config, allow_unsafe_cache=True), cast("Backend", world.backend), None, ())
+        launch = LaunchSpec(__file__, (), "a", port=1, slots=1, ctx_per_slot=1, threads=1, gpu_layers=0, alias="b")
+        config = replace(world.member.config, allow_unsafe_cache=True, launch=launch if ours else None)
+        member = Member(config, cast("Backend", world.backend), None, ())
         if ours:
             member.process = cast("EngineProcess", object())
-        await Keeper(member, world.keeper._listener, proved).check(first=True)
+        await Keeper(member, world.keeper._listener, proofs).check(first=True)
 
     for _ in range(2):  # what has failed is asked again
         await check()
     assert (len(asked), world.backend.cache_prompt) == (2, False)
     await check()
     assert len(asked) == (2 if ours else 3)
-    await Keeper(world.member, world.keeper._listener, proved).check(first=False)
+    await Keeper(world.member, world.keeper._listener, proofs).check(first=False)
     assert len(asked) == (2 if ours else 3)
