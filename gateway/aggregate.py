@@ -58,20 +58,20 @@ class Aggregate:
             BackendUnavailable: the data of one is not JSON.
         """
         for data in _all_data(events):
-            self._add(data)
+            if not isinstance(data, dict):
+                continue
+            if self._shape is Shape.RESPONSE:
+                self._add_response(data)
+                continue
+            for choice in data.pop("choices", None) or ():
+                self._add_choice(choice)
+            self._top.update(data)
 
-    def _add(self, data: Any) -> None:
-        if not isinstance(data, dict):
-            return
-        if self._shape is Shape.RESPONSE:
-            if data.get("type") in ("response.completed", "response.incomplete"):
-                self._top = dict(data["response"])
-                if "timings" in data:
-                    self._top["timings"] = data["timings"]
-            return
-        for choice in data.pop("choices", None) or ():
-            self._add_choice(choice)
-        self._top.update(data)
+    def _add_response(self, data: dict[str, Any]) -> None:
+        if data.get("type") in ("response.completed", "response.incomplete"):
+            self._top = dict(data["response"])
+            if "timings" in data:
+                self._top["timings"] = data["timings"]
 
     def body(self, expert: str, facts: dict[str, Any]) -> dict[str, Any]:
         """The whole answer; ``model`` is the expert that served.
