@@ -25,7 +25,7 @@ __all__ = ["Protocol", "serve"]
 log = logging.getLogger("pointsman")
 
 _COLLECT_AFTER = 10_000
-"""Objects made and not freed at which Python looks for cycles; its own 700 are two requests."""
+"""Objects made and not freed at which Python looks for cycles. Its own is 700, which a few requests make."""
 
 
 async def serve(settings: Settings, *, started: float) -> None:
