@@ -11,7 +11,7 @@ import uvicorn
 from starlette.types import Receive, Scope, Send
 
 from gateway.http1 import HttpClient
-from gateway.server import Protocol
+from gateway.server import Protocol, quiet_collector
 
 
 class BareRelay:
@@ -40,6 +40,7 @@ class BareRelay:
 
 
 if __name__ == "__main__":
+    quiet_collector()
     uvicorn.run(
         BareRelay(f"http://127.0.0.1:{sys.argv[2]}"),
         port=int(sys.argv[1]),

@@ -44,7 +44,7 @@ def main() -> None:
         shutil.copytree(given.experts, served)
         (served / given.expert).rename(aside)
         settings = {"experts": {"dir": str(served), "out_of_scope": str(served / "out_of_scope.jsonl")}}
-        with serving.gateway({**settings, "cache_dir": str(cache)}) as url:
+        with serving.gateway(settings, env={"GATEWAY_CACHE_DIR": str(cache)}) as url:
             cold_s = publish(url, cache, aside, served)
             (served / given.expert).rename(aside)
             reload_gateway(url, cache, [])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import signal
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -105,8 +106,8 @@ class Keeper:
                 return
             silences = silences + 1 if time.monotonic() - asked >= timeout_s else 0  # else: refused, or still loading
             if member.process is not None and not member.process.running:
-                await member.process.wait()
-                raise BackendStartError(f"the engine ended while starting: {member.process.last_words()}")
+                how = _signal(await member.process.wait())
+                raise BackendStartError(f"the engine ended while starting{how}: {member.process.last_words()}")
             if member.process is not None and silences == _START_MISSES:
                 raise BackendStartError(f"{member.backend.url}: the engine accepts connections and does not answer")
             if time.monotonic() > until:
@@ -241,6 +242,13 @@ class Keeper:
             # A request that came meanwhile may hold the probe up: then its own answer tells.
             return bool(self._listener.running(self.member))
         return True
+
+
+def _signal(status: int) -> str:
+    """Which signal ended a child, for a sentence."""
+    if status == -signal.SIGILL:
+        return " (SIGILL: it was compiled for instructions that this machine does not allow)"
+    return f" ({signal.Signals(-status).name})" if status < 0 else ""
 
 
 async def _first_of(*work: Awaitable[object]) -> None:

@@ -6,17 +6,25 @@ import contextlib
 import hashlib
 import importlib.metadata
 import logging
+import os
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 
+from . import __version__
 from .backend import Backend
 from .experts import BASE
 from .member import EngineConfig
+from .process import CHILD_CWD, binary_arguments
 
 __all__ = ["Proofs", "kv_is_safe", "server_identity"]
 
 log = logging.getLogger("pointsman.engine")
+
+_PROBE = "1"
+"""Another number when the probe asks for more than it did."""
+_READ_BY_SERVER = ("LLAMA_", "GGML_", "LD_")
 
 
 async def kv_is_safe(backend: Backend) -> bool:
@@ -59,7 +67,10 @@ class Proofs:
     def __contains__(self, identity: str | None) -> bool:
         if identity is None:
             return False
-        return identity in self._known or (self._folder is not None and (self._folder / identity).exists())
+        with contextlib.suppress(OSError):
+            if self._folder is not None and (self._folder / identity).exists():
+                return True
+        return identity in self._known
 
     def add(self, identity: str | None) -> None:
         if identity is None:
@@ -72,20 +83,29 @@ class Proofs:
 
 
 def server_identity(config: EngineConfig, build: str) -> str | None:
-    """Sha256 of all that a child's dealing with KV depends on: its executable or wheel, its options, build and base.
+    """Sha256 of all that a child's dealing with KV depends on; None when that cannot be told.
 
-    A file is told by its path, size and time: one that was replaced is another. None: one of them cannot be found.
+    Its executable or wheel and its base (a file by path, size and time: one that was replaced is another), its whole
+    command line but for the port and the adapters (of which no cache of llama.cpp's knows anything), what of the
+    environment it reads, its build, and what we are ourselves, who start and ask it.
     """
     if (launch := config.launch) is None:
         return None
-    facts = [build, str(launch.cache_ram_mib), *config.extra_arguments]
-    if config.executable is None:
-        facts.append(importlib.metadata.version("xllamacpp"))
+    name = config.executable or "embedded"
+    facts = [
+        _PROBE,
+        __version__,
+        build,
+        *binary_arguments(name, replace(launch, port=0, adapters=()), config.extra_arguments),
+    ]
+    facts += sorted(f"{key}={value}" for key, value in os.environ.items() if key.startswith(_READ_BY_SERVER))
     try:
-        for file in [launch.model, *([config.executable] if config.executable else [])]:
-            path = Path(shutil.which(file) or file)
+        if config.executable is None:
+            facts.append(importlib.metadata.version("xllamacpp"))
+        for file in filter(None, [launch.model, config.executable]):
+            path = CHILD_CWD / (shutil.which(file) or file)
             stat = path.stat()
             facts.append(f"{path} {stat.st_size} {stat.st_mtime_ns}")
-    except OSError:
+    except (OSError, importlib.metadata.PackageNotFoundError):
         return None
     return hashlib.sha256("\0".join(facts).encode()).hexdigest()

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from .errors import BackendStartError, ConfigError
 
-__all__ = ["THREADS_WAIT", "EngineProcess", "LaunchSpec", "binary_arguments", "free_port", "port_is_free"]
+__all__ = ["CHILD_CWD", "THREADS_WAIT", "EngineProcess", "LaunchSpec", "binary_arguments", "free_port", "port_is_free"]
 
 log = logging.getLogger("pointsman.engine")
 
@@ -57,6 +57,10 @@ class LaunchSpec:
     verbosity: int = 2
     api_key: str = field(default_factory=lambda: secrets.token_hex(16))
     """Keeps everyone but the gateway off the server: nobody else may change scales or take slots."""
+
+
+CHILD_CWD = Path(__file__).parent.parent
+"""Where children run: the embedded one imports this package."""
 
 
 def binary_arguments(executable: str, spec: LaunchSpec, extra: Sequence[str] = ()) -> list[str]:
@@ -148,7 +152,7 @@ class EngineProcess:
                 stdout=pipe,
                 stderr=pipe,
                 env=environment,
-                cwd=Path(__file__).parent.parent,
+                cwd=CHILD_CWD,
                 start_new_session=True,
                 preexec_fn=_die_with_us() if sys.platform == "linux" else None,
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import logging
 import signal
@@ -12,6 +13,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 
 import uvicorn
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from .app import create_app, open_gateway
@@ -20,7 +22,7 @@ from .errors import ConfigError
 from .settings import Settings
 from .streaming import CONNECTION
 
-__all__ = ["Protocol", "serve"]
+__all__ = ["Protocol", "quiet_collector", "serve"]
 
 log = logging.getLogger("pointsman")
 
@@ -51,15 +53,19 @@ async def serve(settings: Settings, *, started: float) -> None:
                 timeout_graceful_shutdown=5,
                 server_header=False,
             )
-            # What the start has made stays: without this the collector stops all answers for tens of milliseconds, now
-            # and then, to look through it again.
-            gc.collect()
-            gc.freeze()
-            gc.set_threshold(_COLLECT_AFTER, *gc.get_threshold()[1:])
+            quiet_collector()
             server = _Server(config, gateway, settings.server.shutdown_s, _ready_text(settings, gateway, started))
             await server.serve(sockets=[listening])
     finally:
         listening.close()
+
+
+def quiet_collector() -> None:
+    """What the start has made stays: else Python's collector stops all answers, for tens of milliseconds now and then,
+    to look through it again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_COLLECT_AFTER, *gc.get_threshold()[1:])
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -98,8 +104,9 @@ class Protocol(HttpToolsProtocol):
     uvicorn itself tells by a message, which costs a task a request; and closing waits for a client to take the rest.
     """
 
-    _lost = False
-    _left: Callable[[], None] | None = None
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+        super().connection_made(transport)
+        self._watch = _Watch(self.flow, self.loop)
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -107,16 +114,29 @@ class Protocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._watch.lose()
+
+
+class _Watch:
+    """Who wants to know that the client left. Does not know the protocol: that would keep both from being freed."""
+
+    def __init__(self, flow: FlowControl, loop: asyncio.AbstractEventLoop) -> None:
+        self._flow = flow
+        self._loop = loop
+        self._lost = False
+        self._left: Callable[[], None] | None = None
+
+    def __call__(self, left: Callable[[], None] | None) -> None:
+        self._left = left
+        if left is not None and self._lost:
+            self._loop.call_soon(left)
+        elif left is not None:
+            self._flow.resume_reading()  # paused by a long body: nobody would see the client leave
+
+    def lose(self) -> None:
         self._lost = True
         if self._left is not None:
             self._left()
-
-    def _watch(self, left: Callable[[], None] | None) -> None:
-        self._left = left
-        if left is not None and self._lost:
-            self.loop.call_soon(left)
-        elif left is not None:
-            self.flow.resume_reading()  # paused by a long body: nobody would see the client leave
 
 
 class _Server(uvicorn.Server):

@@ -33,6 +33,10 @@ OPTIONS = {
     "CMAKE_BUILD_TYPE": "Release",
     "BUILD_SHARED_LIBS": "OFF",
     "GGML_NATIVE": "ON",
+    # Virtual machines name AMX among their features and do not let it be used: the first token ended with SIGILL (2
+    # cores of an Intel Xeon under Firecracker, 2026-11-28).
+    "CMAKE_C_FLAGS": "-U__AMX_INT8__",
+    "CMAKE_CXX_FLAGS": "-U__AMX_INT8__",
     "LLAMA_OPENSSL": "OFF",
     "LLAMA_BUILD_UI": "OFF",
     "LLAMA_USE_PREBUILT_UI": "OFF",

@@ -39,10 +39,9 @@ def reload_gateway(url: str, cache_dir: Path, names: Sequence[str]) -> str:
             f"published, but the gateway at {url} could not be told: {error or type(error).__name__}"
         ) from error
     if answer.status_code in (401, 403):
-        raise PublishError(
-            f"published, but the gateway at {url} does not take the admin key of {key_from}: set GATEWAY_ADMIN_KEY, or "
-            "--cache-dir to the cache that it uses"
-        )
+        why = f"does not take the admin key of {key_from}" if key else f"wants an admin key, and {key_from} has none"
+        advice = "set GATEWAY_ADMIN_KEY, or --cache-dir to the cache that it uses"
+        raise PublishError(f"published, but the gateway at {url} {why}: {advice}")
     if answer.status_code != 200:
         raise PublishError(
             f"published, but the gateway at {url} refused to reload: {answer.status_code} {answer.text[:300]}"

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import httpx
 import pytest
-from starlette.applications import Starlette
+from starlette.types import ASGIApp
 from unit.fakes import FakeEngine, FakeRouter, ManualClock, ScriptedBackend, chat_events, sse, write_expert_files
 
 from gateway.app import create_app
@@ -81,7 +81,7 @@ class World:
             add_backend=self._add_backend,
             **{**facts, **more},
         )
-        self.app: Starlette = create_app(self.gateway)
+        self.app: ASGIApp = create_app(self.gateway)
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
         self.client = httpx.AsyncClient(transport=transport, base_url="http://gateway")
 

@@ -83,6 +83,8 @@ def test_a_wrong_key_is_an_error(gateway: Answer, tmp_path: Path, monkeypatch: p
     with pytest.raises(PublishError, match="does not take the admin key of GATEWAY_ADMIN_KEY: set "):
         reload_gateway(gateway({}), tmp_path, ["tea"])
     monkeypatch.delenv("GATEWAY_ADMIN_KEY")
+    with pytest.raises(PublishError, match=r"wants an admin key, and .*/admin\.key has none: set "):
+        reload_gateway(gateway({}), tmp_path, ["tea"])
     (tmp_path / "admin.key").write_text("of another cache", encoding="utf-8")
     with pytest.raises(PublishError, match=r"does not take the admin key of .*/admin\.key: .* --cache-dir "):
         reload_gateway(gateway({}), tmp_path, ["tea"])
