@@ -177,9 +177,16 @@ def report(
     encoder_ms: float,
 ) -> None:
     rows = [
-        [way, "streamed" if stream else "plain", clients, cell.p50_ms, cell.p99_ms, round(cell.per_s), round(best[key])]
-        for key, cell in cells.items()
-        for way, stream, clients in (key,)
+        [
+            way,
+            "streamed" if stream else "plain",
+            clients,
+            cell.p50_ms,
+            cell.p99_ms,
+            round(cell.per_s),
+            round(best[way, stream, clients]),
+        ]
+        for (way, stream, clients), cell in cells.items()
     ]
     serving.print_table(["way", "answer", "clients", "p50 ms", "p99 ms", "requests/s", "in the best round"], rows)
     print()

@@ -74,7 +74,7 @@ async def model(request: Request) -> Response:
 
 
 completions = {shape.value: Completions(shape) for shape in Shape}
-"""By path, for whoever does not need the router."""
+"""By path: they can be called without a table of routes."""
 
 api = [
     *(Route(path, endpoint, methods=["POST"]) for path, endpoint in completions.items()),

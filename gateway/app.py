@@ -27,7 +27,7 @@ from . import __version__
 from .admin import admin
 from .api import api, completions
 from .auth import Keyring, RateLimiter, admin_key_file, is_loopback, load_keys
-from .base import BaseIdentity, Kind, default_cache_dir, gguf_identity, gguf_info, resolve
+from .base import BaseIdentity, Kind, gguf_identity, gguf_info, resolve
 from .context import Gateway
 from .engine import Engine, EngineConfig
 from .errors import ConfigError, GatewayError, InvalidRequest, error_body
@@ -85,7 +85,7 @@ async def open_gateway(settings: Settings, *, progress: bool = True) -> AsyncIte
         client = HttpClient()
         stack.push_async_callback(client.aclose)
         configs = [_engine_config(settings, own, base, children=len(sections)) for own in sections]
-        proofs = Proofs((settings.cache_dir or default_cache_dir()) / "kv-apart")
+        proofs = Proofs(settings.cache / "kv-apart")
         engine = Engine(configs, client, on_refused=reloader.refuse, proofs=proofs)
         pool = LeasePool(
             Scheduler(
@@ -162,7 +162,7 @@ def router_factory(settings: Settings) -> RouterFactory:
     return RouterFactory(
         settings.router.encoder,
         settings.experts.out_of_scope,
-        settings.cache_dir or default_cache_dir(),
+        settings.cache,
         artifact=settings.router.artifact,
         threads=settings.router.threads,
         cache_size=settings.router.cache_size,
@@ -192,7 +192,7 @@ def _keyring(settings: Settings) -> Keyring:
         )
     if settings.admin_key is not None:
         return Keyring(keys, settings.admin_key.get_secret_value())
-    return Keyring(keys, admin_key_file(settings.cache_dir or default_cache_dir()).read_text(encoding="utf-8"))
+    return Keyring(keys, admin_key_file(settings.cache).read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +206,7 @@ def _resolve_base(settings: Settings, progress: bool) -> _Base | None:
     """None when every backend is somebody else's."""
     if all(engine.kind == "url" for engine in settings.engine.each()):
         return None
-    cache_dir = settings.cache_dir or default_cache_dir()
+    cache_dir = settings.cache
     found = resolve(
         settings.engine.base, cache_dir=cache_dir, kind=Kind.GGUF, sha256=settings.engine.base_sha256, progress=progress
     )

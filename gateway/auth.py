@@ -106,7 +106,7 @@ class Keyring:
         Raises:
             AuthenticationError: keys are in use and this is none of them.
         """
-        if not self._keys:
+        if self.is_open:
             return OPEN
         given = _digest(_key(authorization, x_api_key))
         name = self._keys.get(given) or ("admin" if hmac.compare_digest(given, self._admin) else None)

@@ -12,7 +12,7 @@ from typing import Any
 from router import Router
 
 from .app import router_factory
-from .base import Kind, default_cache_dir, gguf_identity, resolve
+from .base import Kind, gguf_identity, resolve
 from .experts import Expert, ExpertRegistry, Rejected, scan_experts
 from .selection import Selector
 from .settings import Settings
@@ -22,7 +22,7 @@ __all__ = ["list_experts", "pull", "route_text", "scan"]
 
 def pull(settings: Settings, source: str | None, *, sha256: str | None, as_json: bool) -> int:
     """Bring a base model, or without a source the configured base and encoder, into the cache."""
-    cache_dir = settings.cache_dir or default_cache_dir()
+    cache_dir = settings.cache
     if source is None:
         found = [resolve(settings.engine.base, cache_dir=cache_dir, kind=Kind.GGUF, sha256=settings.engine.base_sha256)]
         if ":" in settings.router.encoder:
@@ -79,7 +79,7 @@ def scan(settings: Settings) -> tuple[dict[str, Expert], list[Rejected]]:
     """The experts on disk that fit the base, and those that are refused."""
     base = None
     if settings.engine.kind != "url":
-        cache_dir = settings.cache_dir or default_cache_dir()
+        cache_dir = settings.cache
         found = resolve(settings.engine.base, cache_dir=cache_dir, kind=Kind.GGUF, sha256=settings.engine.base_sha256)
         base = gguf_identity(found, cache_dir)
     return scan_experts(settings.experts.dir.resolve(), base)

@@ -34,7 +34,6 @@ from router import (
 )
 
 from .app import router_factory
-from .base import default_cache_dir
 from .bundle import OWN, read_bundle, write_bundle
 from .errors import ConfigError
 from .experts import BASE, Expert
@@ -150,7 +149,7 @@ def evaluate_router(
     result = summarise(decided, router.routes, router.threshold)
     if decisions is not None:
         _write(decisions, "".join(json.dumps(row.to_dict(), ensure_ascii=False) + "\n" for row in decided))
-    page = html or (artifact or (settings.cache_dir or default_cache_dir()) / "router") / "report.html"
+    page = html or (artifact or settings.cache / "router") / "report.html"
     facts = [f"{len(rows)} texts of {', '.join(path.name for path in files)}", f"router {artifact or 'of the gateway'}"]
     _write(page, render_report(result, title="Router evaluation", facts=[*facts, time.strftime("%Y-%m-%d %H:%M")]))
     if as_json:

@@ -218,14 +218,13 @@ class Scheduler:
     # -- decisions ------------------------------------------------------------------------------------------------
 
     def _schedule(self, now: float) -> list[Action]:
-        actions = self._expire(now) if self._anyone_waits() else []
+        actions = self._expire(now)
         # A grant starts a turn that may be due to close at once, and a swap reopens what other backends closed for its
         # expert: decide until nothing changes.
         while self._anyone_waits() and (decided := self._decide(now)):
             actions += decided
         if not self._anyone_waits():
-            for backend in self.backends.values():
-                backend.turn_open = True
+            self._reopen_turns()
         for backend in [b for b in self.backends.values() if b.retiring and not b.running]:
             if backend.state is not BackendState.SWAPPING:
                 del self.backends[backend.name]

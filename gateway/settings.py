@@ -22,6 +22,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
+from .base import default_cache_dir
 from .errors import ConfigError
 
 __all__ = ["EngineSettings", "Settings", "load_settings"]
@@ -184,6 +185,11 @@ class Settings(BaseSettings):
     @classmethod
     def _expand(cls, value: Path | None) -> Path | None:
         return value.expanduser() if value else value
+
+    @property
+    def cache(self) -> Path:
+        """Where models, encoders, routers and the admin key lie: ``cache_dir``, or the default."""
+        return self.cache_dir or default_cache_dir()
 
 
 _SECRETS = ("api_keys", "admin_key", "engine_api_key")

@@ -115,23 +115,24 @@ class EventStream:
         """Send whole events; waits while the client reads slower than they come."""
         if not self.begun:
             await self._begin()
-        self._writing, self._wrote_s = True, self._loop.time()
-        await self._send({"type": "http.response.body", "body": events, "more_body": True})
-        self._writing = False
+        await self._write_body(events, more=True)
 
     async def finish(self) -> None:
         """End the answer."""
         if self._comment is not None:
             self._comment.cancel()
         self._keep_alive_s = float("inf")
-        self._writing, self._wrote_s = True, self._loop.time()
-        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
-        self._writing = False
+        await self._write_body(b"", more=False)
 
     async def _begin(self) -> None:
         self.begun = True
         given = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in self.headers.items()]
         await self._send({"type": "http.response.start", "status": 200, "headers": [*_SSE_HEADERS, *given]})
+
+    async def _write_body(self, body: bytes, *, more: bool) -> None:
+        self._writing, self._wrote_s = True, self._loop.time()
+        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+        self._writing = False
 
     def _stop(self) -> None:
         self._timer.cancel()
