@@ -27,7 +27,7 @@ from router.threshold import Gate
 from router.witnesses import Witnesses
 
 FORMAT = 6
-RECIPE = 8
+RECIPE = 9
 """Raised whenever `fit` would give another router for the same input."""
 
 _CONTINUATION = ("texts", "duals", "means", "scales", "weights")

@@ -37,6 +37,7 @@ from router.followups import (
     fit_continuation,
 )
 from router.lexical import count_buckets, drop_marks, fit_lexical
+from router.lots import Draw, Lots, draw_lots, shuffle
 from router.threshold import Scores
 from router.witnesses import Witnesses
 
@@ -153,7 +154,8 @@ def _embed(checked: Checked, routes: Sequence[str], embedder: Embedder, seed: in
     taken = {text for text, _ in checked.judged}
     continuing = [text for text in (*PHRASES, *FOLLOW_UPS) if text not in taken]
     requests = [(text, None) for text in REQUESTS if text not in taken]
-    opened, after = after_openings(checked.judged, seed)
+    lots = draw_lots([text for text, _ in checked.judged] + continuing + [text for text, _ in requests], seed)
+    opened, after = after_openings(checked.judged, lots)
     labelled = [*checked.judged, *((text, None) for text in continuing), *requests, *after, *checked.passages]
     index = {route: number for number, route in enumerate(routes)}
     labels = np.array([OUTSIDE if route is None else index[route] for _, route in labelled], dtype=np.int64)
@@ -162,7 +164,7 @@ def _embed(checked: Checked, routes: Sequence[str], embedder: Embedder, seed: in
     asked = slice(phrases.stop, phrases.stop + len(requests))
     n_folded = asked.stop + len(after)
     folds = np.full(len(texts), NO_FOLD, dtype=np.int64)
-    folds[: asked.stop] = _assign_folds(labels[: asked.stop], seed)
+    folds[: asked.stop] = _assign_folds(labels[: asked.stop], lots)
     folds[asked.stop : n_folded] = folds[opened]
     unmarked = texts[:n_folded] + drop_marks(checked.passages)
     learnt = np.ones(len(texts), dtype=np.bool_)
@@ -315,12 +317,11 @@ def _folds_of(data: Corpus) -> list[int]:
     return [int(fold) for fold in np.unique(data.folds[data.folds != NO_FOLD])]
 
 
-def _assign_folds(labels: Indices, seed: int) -> Indices:
+def _assign_folds(labels: Indices, lots: Lots) -> Indices:
     """Spread the texts of each label evenly over the folds, so that some of each stay outside every fold."""
-    generator = np.random.default_rng(seed)
     count = next(folds for most, folds in FOLDS if most is None or len(labels) <= most)
     folds = np.empty(len(labels), dtype=np.int64)
     for label in np.unique(labels):
-        members = generator.permutation(np.flatnonzero(labels == label))
+        members = shuffle(np.flatnonzero(labels == label), lots, Draw.FOLD)
         folds[members] = np.arange(len(members)) % count
     return folds

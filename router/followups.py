@@ -29,6 +29,7 @@ from router.continuation import (
     referring_marks,
 )
 from router.embedding import Embedder, Vectors
+from router.lots import Draw, Lots, choose, draw_lots, shuffle
 from router.threshold import Gate, Scores, choose_split
 from router.witnesses import Witnesses
 
@@ -242,11 +243,17 @@ class FollowUpPairs:
         return result
 
 
-def after_openings(judged: Sequence[tuple[str, str | None]], seed: int) -> tuple[Indices, list[tuple[str, str | None]]]:
-    """Draw texts and put openings before them: which were drawn, ascending, and each with its label."""
-    drawn = np.sort(np.random.default_rng(seed).permutation(len(judged))[:MAX_OPENED])
-    opened = [(OPENINGS[number % len(OPENINGS)] + judged[row][0], judged[row][1]) for number, row in enumerate(drawn)]
-    return drawn, opened
+def after_openings(
+    judged: Sequence[tuple[str, str | None]], lots: Lots
+) -> tuple[Indices, list[tuple[str, str | None]]]:
+    """Draw texts and put openings before them: which were drawn, ascending, and each with its label.
+
+    Args:
+        lots: [n_judged or more], of the texts.
+    """
+    drawn = np.sort(shuffle(np.arange(len(judged)), lots, Draw.OPENED)[:MAX_OPENED])
+    openings = [OPENINGS[lots[row] % np.uint64(len(OPENINGS))] for row in drawn]
+    return drawn, [(opening + judged[row][0], judged[row][1]) for opening, row in zip(openings, drawn, strict=True)]
 
 
 def fit_dependence(data: Corpus, seed: int) -> Dependence:
@@ -275,9 +282,9 @@ def fit_dependence(data: Corpus, seed: int) -> Dependence:
 
 def build_pairs(data: Corpus, embedder: Embedder, seed: int) -> FollowUpPairs:
     """Make the conversations; both turns of one lie in the same fold."""
-    generator = np.random.default_rng(seed)
-    rows = _phrase_rows(data, generator) + _neighbour_rows(data, generator) + _negative_rows(data, generator)
-    rows += _switch_rows(data, generator)
+    lots = draw_lots(data.texts, seed)
+    rows = _phrase_rows(data, lots) + _neighbour_rows(data, lots)
+    rows += _negative_rows(data, lots) + _switch_rows(data, lots)
     anchors = np.array([anchor for anchor, _, _ in rows], dtype=np.int64)
     turns = np.array([turn for _, turn, _ in rows], dtype=np.int64)
     joints = [join_turns(data.texts[anchor], data.texts[turn]) for anchor, turn, _ in rows]
@@ -292,53 +299,54 @@ def build_pairs(data: Corpus, embedder: Embedder, seed: int) -> FollowUpPairs:
     )
 
 
-def _phrase_rows(data: Corpus, generator: np.random.Generator) -> list[_Row]:
+def _phrase_rows(data: Corpus, lots: Lots) -> list[_Row]:
     """Every phrase after each route, every other follow-up after one."""
     rows: list[_Row] = []
-    n_routes = int(data.labels.max()) + 1
+    routes = [np.flatnonzero(data.labels == route) for route in range(int(data.labels.max()) + 1)]
     for phrase in range(data.phrases.start, data.phrases.stop):
-        for route in range(n_routes) if data.learnt[phrase] else [int(generator.integers(n_routes))]:
-            anchors = np.flatnonzero((data.labels == route) & (data.folds == data.folds[phrase]))
-            if len(anchors):
-                rows.append((int(generator.choice(anchors)), phrase, True))
+        members = [found for route in routes if len(found := route[data.folds[route] == data.folds[phrase]])]
+        anchors = [choose(lots[phrase], found, lots, Draw.ANCHOR) for found in members]
+        if anchors and not data.learnt[phrase]:
+            anchors = [choose(lots[phrase], np.array(anchors), lots, Draw.ROUTE)]
+        rows += [(anchor, phrase, True) for anchor in anchors]
     return rows
 
 
-def _neighbour_rows(data: Corpus, generator: np.random.Generator) -> list[_Row]:
+def _neighbour_rows(data: Corpus, lots: Lots) -> list[_Row]:
     rows: list[_Row] = []
     for route in range(int(data.labels.max()) + 1):
         members = np.flatnonzero((data.labels == route) & (data.folds != NO_FOLD))
-        for turn in generator.permutation(members)[:NEIGHBOURS_PER_ROUTE].tolist():
+        for turn in shuffle(members, lots, Draw.NEIGHBOURS)[:NEIGHBOURS_PER_ROUTE].tolist():
             anchors = members[(data.folds[members] == data.folds[turn]) & (members != turn)]
             if len(anchors):
-                rows.append((int(generator.choice(anchors)), turn, True))
+                rows.append((choose(lots[turn], anchors, lots, Draw.ANCHOR), turn, True))
     return rows
 
 
-def _negative_rows(data: Corpus, generator: np.random.Generator) -> list[_Row]:
+def _negative_rows(data: Corpus, lots: Lots) -> list[_Row]:
     """Requests and negatives, up to `MAX_NEGATIVES`; those without an opening, as they were given, last."""
     rows: list[_Row] = []
     outside = data.labels == OUTSIDE
     outside[data.phrases] = False
-    found = generator.permutation(data.without_vague(np.flatnonzero(outside)))
+    found = shuffle(data.without_vague(np.flatnonzero(outside)), lots, Draw.NEGATIVES)
     chosen = np.concatenate([found[found >= data.requests.start], found[found < data.requests.start]])
     for turn in chosen[:MAX_NEGATIVES].tolist():
         anchors = np.flatnonzero((data.labels != OUTSIDE) & (data.folds == data.folds[turn]))
         if len(anchors):
-            rows.append((int(generator.choice(anchors)), turn, False))
+            rows.append((choose(lots[turn], anchors, lots, Draw.ANCHOR), turn, False))
     return rows
 
 
-def _switch_rows(data: Corpus, generator: np.random.Generator) -> list[_Row]:
+def _switch_rows(data: Corpus, lots: Lots) -> list[_Row]:
     rows: list[_Row] = []
     for route in range(int(data.labels.max()) + 1):
         members = np.flatnonzero((data.labels == route) & (data.folds != NO_FOLD))
-        for turn in generator.permutation(members)[:SWITCHES_PER_ROUTE].tolist():
+        for turn in shuffle(members, lots, Draw.SWITCHES)[:SWITCHES_PER_ROUTE].tolist():
             anchors = np.flatnonzero(
                 (data.labels != OUTSIDE) & (data.labels != route) & (data.folds == data.folds[turn])
             )
             if len(anchors):
-                rows.append((int(generator.choice(anchors)), turn, False))
+                rows.append((choose(lots[turn], anchors, lots, Draw.ANCHOR), turn, False))
     return rows
 
 

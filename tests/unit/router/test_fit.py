@@ -4,7 +4,7 @@ from importlib import import_module
 
 import numpy as np
 import pytest
-from unit.router.word_embedder import WordEmbedder, examples, negatives
+from unit.router.word_embedder import WordEmbedder, examples, make_texts, negatives
 
 from router import FittedRouter, RouterError, fit
 from router.classifier import KERNEL, OUTSIDE, SCOPE
@@ -62,6 +62,19 @@ def test_the_order_of_the_routes_does_not_matter(fitted: FittedRouter) -> None:
     again = fit(turned, negatives(), WordEmbedder(), max_false_abstain=0.0)
     assert again.routes == fitted.routes == ("bread", "garden")
     assert again.provenance == fitted.provenance
+
+
+def test_a_route_more_needs_few_texts_that_were_not_embedded_before() -> None:
+    """Beside its own and its anchors', a publish pays for nothing that is known: the other routes keep their pairs."""
+    routes = examples() | {"trees": make_texts(("oak", "beech", "birch", "maple", "larch", "pine", "yew", "elm"))}
+    before, after = WordEmbedder(), WordEmbedder()
+    fit({route: routes[route] for route in ("bread", "trees")}, negatives(), before)
+    fit(routes, negatives(), after)
+    known, wanted = ({text for batch in embedder.batches for text in batch} for embedder in (before, after))
+    garden = set(routes["garden"])
+    new = {text for text in wanted - known if not any(example in text for example in garden)}
+    assert len(new) < 0.05 * len(known)
+    assert len(wanted - known) < 0.45 * len(known)
 
 
 def test_one_route_can_be_told_from_everything_else() -> None:
