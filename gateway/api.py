@@ -7,6 +7,7 @@ next door.
 from __future__ import annotations
 
 import base64
+import functools
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
@@ -33,6 +34,7 @@ from .streaming import ClientGone, EventStream, WhileConnected
 __all__ = ["api", "client_of", "completions", "read_json"]
 
 _CLIENT_CLOSED = 499
+_JSON = (b"content-type", b"application/json")
 _INSTRUCTING = ("system", "developer")
 
 
@@ -44,11 +46,7 @@ class Completions:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
-        response = await _recorded(
-            request, self._shape.value, lambda record: _complete(request, send, record, self._shape)
-        )
-        if response is not None:
-            await response(scope, receive, send)
+        await _recorded(request, self._shape.value, lambda record: _complete(request, send, record, self._shape))
 
 
 async def embeddings(request: Request) -> Response | None:
@@ -141,7 +139,7 @@ async def _recorded(
         raise
 
 
-async def _complete(request: Request, send: Send, record: Record, shape: Shape) -> Response | None:
+async def _complete(request: Request, send: Send, record: Record, shape: Shape) -> None:
     gateway = gateway_of(request)
     wanted = parse_completion(shape, await read_json(request), max_tokens=gateway.max_tokens)
     selection = await gateway.selector.select(wanted.model, wanted.turns)
@@ -152,7 +150,7 @@ async def _complete(request: Request, send: Send, record: Record, shape: Shape) 
         record.extra["turns"] = list(wanted.turns)
     if wanted.stream:
         await _stream(request, send, record, wanted, selection)
-        return None
+        return
     async with WhileConnected(request.scope, request.receive):
         answer = await _begin(gateway, wanted, selection, record)
         record.outcome = answer.outcome
@@ -161,7 +159,11 @@ async def _complete(request: Request, send: Send, record: Record, shape: Shape) 
         finally:
             await answer.aclose()
     record.finish(200)
-    return Response(to_json(body, inf_nan_mode="null"), headers=_headers(answer.facts), media_type="application/json")
+    content = to_json(body, inf_nan_mode="null")
+    length = (b"content-length", str(len(content)).encode())
+    headers = [_JSON, length, *_headers(answer.facts)]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": content})
 
 
 async def _stream(
@@ -253,8 +255,13 @@ def _with_defaults(gateway: Gateway, wanted: CompletionRequest, expert: Expert |
     return replace(wanted, body=body)
 
 
-def _headers(facts: Mapping[str, Any]) -> dict[str, str]:
-    return {f"x-pointsman-{key.replace('_', '-')}": str(value) for key, value in facts.items() if value is not None}
+def _headers(facts: Mapping[str, Any]) -> list[tuple[bytes, bytes]]:
+    return [(_header(key), str(value).encode("latin-1")) for key, value in facts.items() if value is not None]
+
+
+@functools.cache
+def _header(fact: str) -> bytes:
+    return f"x-pointsman-{fact.replace('_', '-')}".encode("latin-1")
 
 
 def _listed(gateway: Gateway) -> list[dict[str, Any]]:

@@ -146,15 +146,16 @@ def create_app(gateway: Gateway, *, cors_origins: Sequence[str] = ("*",)) -> ASG
     )
     app.include_router(admin)
     app.state.gateway = gateway
-    cors = CORSMiddleware(
-        _Completions(app),
+    answering = _Completions(app)
+    for_pages = CORSMiddleware(
+        answering,
         allow_origins=list(cors_origins),
         allow_methods=["GET", "POST", "OPTIONS"],
         allow_headers=["*"],
         expose_headers=list(_EXPOSED_HEADERS),
         max_age=600,
     )
-    return _RequestId(cors)
+    return _RequestId(answering, for_pages)
 
 
 def router_factory(settings: Settings) -> RouterFactory:
@@ -360,18 +361,27 @@ class _RequestId:
     """Gives every request an id, the client's own if it is short and plain, and sends it back with every answer.
 
     In the request's state stand ``request_id``, and ``begun`` once an answer has begun.
+
+    Args:
+        for_pages: answers what a browser's page asks, which names its origin.
     """
 
     _PLAIN = re.compile(rb"[A-Za-z0-9_.:-]{1,128}")
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, for_pages: ASGIApp) -> None:
         self._app = app
+        self._for_pages = for_pages
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+        given, app = b"", self._app
+        for name, value in scope["headers"]:
+            if name == b"x-request-id":
+                given = value
+            elif name == b"origin":
+                app = self._for_pages
         request_id = given if self._PLAIN.fullmatch(given) else b"req_" + secrets.token_hex(16).encode()
         state = scope.setdefault("state", {})
         state.update(request_id=request_id.decode(), begun=False)
@@ -382,4 +392,4 @@ class _RequestId:
                 message = {**message, "headers": [*message["headers"], (b"x-request-id", request_id)]}
             return send(message)
 
-        await self._app(scope, receive, send_with_id)
+        await app(scope, receive, send_with_id)

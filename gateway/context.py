@@ -16,6 +16,7 @@ from .errors import GatewayError
 from .experts import BASE, ExpertRegistry
 from .label_log import LabelLog
 from .leases import LeasePool
+from .logs import FACTS
 from .metrics import Metrics
 from .relay import Outcome, Relay
 from .selection import Selection, Selector
@@ -126,16 +127,12 @@ class Record:
             "seconds": round(now - self._started, 4),
             **self.extra,
         }
-        if self.selection is not None:
-            facts |= {
-                "requested": self.selection.requested,
-                "reason": self.selection.reason,
-                "score": self.selection.score,
-            }
+        if (selection := self.selection) is not None:
+            facts |= {"requested": selection.requested, "reason": selection.reason, "score": selection.score}
         if self.outcome.completion_tokens:
             facts |= {"prompt_tokens": self.outcome.prompt_tokens, "completion_tokens": self.outcome.completion_tokens}
         if self.outcome.first_token_s is not None:
             facts["first_token_s"] = round(self.outcome.first_token_s - self._started, 4)
         if self.outcome.error is not None:
             facts["error"] = self.outcome.error
-        log.info("request", extra=facts)
+        log.info("request", extra={FACTS: facts})

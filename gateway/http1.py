@@ -56,15 +56,13 @@ class HttpClient:
             BackendUnavailable: no connection, or it broke.
             BackendTimeout: the server was silent for too long.
         """
-        parts = urlsplit(url)
-        origin = f"{parts.scheme}://{parts.netloc}"
-        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        head = _head(method, target, parts.netloc, headers, body, keep)
+        origin, netloc, target = _split(url)
+        head = _head(method, target, netloc, headers, body, keep)
         while True:
             connection = self._idle_connection(origin)
             reused = connection is not None
             if connection is None:
-                connection = await self._connect(parts.scheme == "https", parts.hostname or "", parts.port)
+                connection = await self._connect(origin)
             response = Response(self, origin, connection, keep)
             try:
                 await connection.ask(head, body, silence_s)
@@ -99,14 +97,12 @@ class HttpClient:
             connection.abort()
         return None
 
-    async def _connect(self, secure: bool, host: str, port: int | None) -> _Connection:
+    async def _connect(self, origin: str) -> _Connection:
         loop = asyncio.get_running_loop()
-        context = _tls() if secure else None
+        host, port, context = _address(origin)
         try:
             async with asyncio.timeout(self._connect_s):
-                _, connection = await loop.create_connection(
-                    lambda: _Connection(loop), host, port or (443 if secure else 80), ssl=context
-                )
+                _, connection = await loop.create_connection(lambda: _Connection(loop), host, port, ssl=context)
         except TimeoutError as error:
             raise BackendUnavailable(
                 f"The backend cannot be reached: no connection to {host} within {self._connect_s:g} s"
@@ -114,6 +110,21 @@ class HttpClient:
         except OSError as error:
             raise BackendUnavailable(f"The backend cannot be reached: {error}") from error
         return connection
+
+
+@functools.lru_cache(maxsize=256)
+def _split(url: str) -> tuple[str, str, str]:
+    """Scheme and host; host; path and query."""
+    parts = urlsplit(url)
+    target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return f"{parts.scheme}://{parts.netloc}", parts.netloc, target
+
+
+@functools.lru_cache(maxsize=256)
+def _address(origin: str) -> tuple[str, int, ssl.SSLContext | None]:
+    parts = urlsplit(origin)
+    secure = parts.scheme == "https"
+    return parts.hostname or "", parts.port or (443 if secure else 80), _tls() if secure else None
 
 
 @functools.cache

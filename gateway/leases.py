@@ -126,11 +126,23 @@ class LeasePool:
         """
         now = self._clock()
         request = Request(next(self._ids), expert, conversation, client, now, now + wait_s, width)
+        actions = self.scheduler.submit(request, now)
+        if not self._waiters and len(actions) == 1 and isinstance(granted := actions[0], Grant):
+            lease = granted.lease  # this request's, since no other waits: neither future nor timer is needed
+        else:
+            lease = await self._wait(request, actions)
+        held = HeldLease(self, lease)
+        if self._observer is not None:
+            self._observer.queue_waited(expert, held.queue_s)
+        return held
+
+    async def _wait(self, request: Request, actions: list[Action]) -> Lease:
+        """Perform what was decided on ``request``, and wait for its lease."""
         future: asyncio.Future[Lease] = asyncio.get_running_loop().create_future()
         self._waiters[request.id] = future
         try:
-            self._perform(self.scheduler.submit(request, now))
-            lease = await future
+            self._perform(actions)
+            return await future
         except asyncio.CancelledError:
             if future.done() and not future.cancelled() and future.exception() is None:
                 self.release(future.result().id)
@@ -139,10 +151,6 @@ class LeasePool:
             raise
         finally:
             self._waiters.pop(request.id, None)
-        held = HeldLease(self, lease)
-        if self._observer is not None:
-            self._observer.queue_waited(expert, held.queue_s)
-        return held
 
     def release(self, lease_id: int) -> None:
         self._perform(self.scheduler.release(lease_id, self._clock()))

@@ -9,13 +9,16 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
-__all__ = ["set_up_logging"]
+__all__ = ["FACTS", "set_up_logging"]
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message", "taskName"}
+FACTS = "facts"
+"""Of ``extra``: a record's fields as one dictionary, which costs less than one by one."""
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    return {key: value for key, value in vars(record).items() if key not in _STANDARD}
+    facts: dict[str, Any] | None = record.__dict__.get(FACTS)
+    return facts if facts is not None else {k: v for k, v in vars(record).items() if k not in _STANDARD}
 
 
 def _time(record: logging.LogRecord) -> str:

@@ -218,7 +218,7 @@ class Scheduler:
     # -- decisions ------------------------------------------------------------------------------------------------
 
     def _schedule(self, now: float) -> list[Action]:
-        actions = self._expire(now)
+        actions = self._expire(now) if self._anyone_waits() else []
         # A grant starts a turn that may be due to close at once, and a swap reopens what other backends closed for its
         # expert: decide until nothing changes.
         while self._anyone_waits() and (decided := self._decide(now)):
@@ -273,10 +273,10 @@ class Scheduler:
 
     def _reopen_turns(self) -> None:
         """A closed turn opens again when those it closed for have gone."""
-        unserved = self._unserved()
-        for backend in self.backends.values():
-            if not backend.turn_open and not any(e != backend.active and backend.fits(self.first(e)) for e in unserved):
-                backend.turn_open = True
+        closed = [backend for backend in self.backends.values() if not backend.turn_open]
+        unserved = self._unserved() if closed else []
+        for backend in closed:
+            backend.turn_open = not any(e != backend.active and backend.fits(self.first(e)) for e in unserved)
 
     def _close_turns(self, now: float) -> None:
         """Rule 5, first half: one turn closes for each overdue expert that no backend is coming to serve."""

@@ -6,7 +6,7 @@ Owns client disconnects, keep-alive comments and clients that stop reading. Know
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any
 
@@ -91,7 +91,7 @@ class EventStream:
     """
 
     def __init__(self, scope: Scope, send: Send, client: WhileConnected, keep_alive_s: float, stall_s: float) -> None:
-        self.headers: Mapping[str, str] = {}
+        self.headers: Sequence[tuple[bytes, bytes]] = ()
         """Sent with the status; set it before the first event."""
         self.begun = False
         self._abort: Callable[[], None] = _connection(scope).get("close", lambda: None)
@@ -126,8 +126,7 @@ class EventStream:
 
     async def _begin(self) -> None:
         self.begun = True
-        given = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in self.headers.items()]
-        await self._send({"type": "http.response.start", "status": 200, "headers": [*_SSE_HEADERS, *given]})
+        await self._send({"type": "http.response.start", "status": 200, "headers": [*_SSE_HEADERS, *self.headers]})
 
     async def _write_body(self, body: bytes, *, more: bool) -> None:
         self._writing, self._wrote_s = True, self._loop.time()

@@ -11,11 +11,12 @@ import os
 import resource
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from llamafactory.extras.misc import get_device_name, use_ray
 from llamafactory.extras.packages import is_ray_available
-from llamafactory.train.tuner import run_exp
+from llamafactory.train import tuner
 from progress import CheckpointCallback, ProgressCallback, StopCallback
 
 
@@ -27,32 +28,45 @@ def peak_memory_bytes() -> int:
 
 
 class RayUnusable(Exception):
-    """LlamaFactory would fail with a name it does not know, or wait for ever."""
+    """LlamaFactory would fail with a name it does not know."""
 
 
-def check_ray() -> None:
-    """Refuse Ray where LlamaFactory 0.9.5 cannot use it.
+def prepare_ray() -> None:
+    """Refuse Ray where it is missing; without a GPU, let each worker have one core.
 
-    Source: llamafactory/train/trainer_utils.py, `get_placement_group`: ten cores for each device of the cluster, which
-    no cluster has whose devices are its cores.
+    LlamaFactory 0.9.5 asks for ten cores beside each device, and counts cores as devices where there is no GPU: it
+    would wait for ever. Source: llamafactory/train/trainer_utils.py, `get_placement_group` and
+    `get_ray_remote_config_for_worker`.
     """
-    if not use_ray():
-        return
     if not is_ray_available():
         raise RayUnusable("USE_RAY is set and Ray is not installed: pip install 'ray[default]' with this Python")
-    if get_device_name() == "cpu":
-        raise RayUnusable("USE_RAY is set and there is no GPU: LlamaFactory would wait for ever for its workers' cores")
+    if get_device_name() != "cpu":
+        return
+    from ray.util.placement_group import placement_group
+
+    configure = tuner.get_ray_remote_config_for_worker
+
+    def place(workers: int) -> tuple[Any, dict[str, int]]:
+        return placement_group([{"CPU": 1}] * workers, strategy="PACK"), {"CPU": 1}
+
+    def on_one_core(**settings: Any) -> dict[str, Any]:
+        return {**configure(**settings), "num_cpus": 1}
+
+    tuner.get_placement_group, tuner.get_ray_remote_config_for_worker = place, on_one_core
 
 
 def main(spec_path: Path) -> None:
     """Read `{"config": {…}, "progress": …, "outcome": …}` and train."""
     spec = json.loads(spec_path.read_text(encoding="utf-8"))
-    check_ray()
+    if use_ray():
+        prepare_ray()
     stop = StopCallback(spec_path.with_name("stop"))
-    run_exp(spec["config"], callbacks=[ProgressCallback(Path(spec["progress"])), CheckpointCallback(), stop])
+    tuner.run_exp(spec["config"], callbacks=[ProgressCallback(Path(spec["progress"])), CheckpointCallback(), stop])
     if os.environ.get("RANK", "0") != "0":
         return
-    outcome = {"state": "stopped" if stop.requested else "finished", "peak_memory_bytes": peak_memory_bytes()}
+    outcome: dict[str, Any] = {"state": "stopped" if stop.requested else "finished"}
+    if not use_ray():  # its workers are processes of its own
+        outcome["peak_memory_bytes"] = peak_memory_bytes()
     path = Path(spec["outcome"])
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(outcome) + "\n", encoding="utf-8")

@@ -56,7 +56,7 @@ async def streamed(
 ) -> None:
     async with WhileConnected(client.scope, client.receive) as connected:
         stream = EventStream(client.scope, client.send, connected, keep_alive_s, stall_s)
-        stream.headers = {"x-a": "b"}
+        stream.headers = [(b"x-a", b"b")]
         async with stream:
             await work(stream)
 
