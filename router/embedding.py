@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import subprocess
 import sys
 import threading
@@ -19,6 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from router.errors import EmbeddingError
+
+log = logging.getLogger("pointsman.router")
 
 Vectors = npt.NDArray[np.float32]
 
@@ -171,6 +174,9 @@ def ensure_encoder(source: str | Path, cache_dir: Path, *, timeout_s: float = 90
     if child.returncode != 0 or not (target / MANIFEST).is_file():
         lines = child.stderr.strip().splitlines() or [f"exit code {child.returncode}"]
         raise EmbeddingError(f"exporting encoder {str(source)!r} failed: {lines[-1]}")
+    kept = json.loads((target / MANIFEST).read_text(encoding="utf-8")).get("quantisation", "")
+    if kept.startswith("none"):
+        log.warning("the encoder is kept in float32", extra={"encoder": str(source), "quantisation": kept})
     return target
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from router import EmbeddingError, OnnxEmbedder, ensure_encoder
+from router import EmbeddingError, OnnxEmbedder, ensure_encoder, export
 from router.embedding import CHARACTERS_PER_TOKEN, FORMAT, MANIFEST, MODEL, TOKENIZER, _folds_case, hash_file
 
 EDITS: dict[str, Callable[[Path], object]] = {
@@ -74,6 +74,35 @@ def test_the_exported_encoder_agrees_with_sentence_transformers_in_any_batch(enc
     assert vectors[1] @ near > vectors[1] @ far + 0.3
     manifest = json.loads((encoder_dir / MANIFEST).read_text())
     assert manifest["parity"]["mean"] >= 0.98
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("other_too", [False, True])
+def test_an_encoder_that_int8_spoils_is_kept_in_float32_or_refused(
+    encoder_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, other_too: bool
+) -> None:
+    import onnx
+
+    def spoil(source: Path, target: Path) -> None:
+        model = onnx.load(str(source))
+        weights = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))  # of the words
+        weights.raw_data = np.random.default_rng(0).permutation(np.frombuffer(weights.raw_data, "<f4")).tobytes()
+        onnx.save(model, str(target))
+        if other_too:
+            onnx.save(model, str(source))
+
+    monkeypatch.setattr(export, "_quantise", spoil)
+    if other_too:
+        with pytest.raises(EmbeddingError, match=r"differs from its source: mean cosine .* \(allowed: 0\.98 or more\)"):
+            export.export_onnx(encoder_source, tmp_path / "encoder")
+        assert list(tmp_path.iterdir()) == []
+        return
+    export.export_onnx(encoder_source, tmp_path / "encoder")
+    manifest = json.loads((tmp_path / "encoder" / MANIFEST).read_text())
+    assert manifest["quantisation"].startswith("none, since with int8: mean cosine 0.")
+    assert manifest["parity"]["lowest"] > 0.999
+    assert sorted(path.name for path in (tmp_path / "encoder").iterdir()) == sorted([MANIFEST, MODEL, TOKENIZER])
+    assert OnnxEmbedder(tmp_path / "encoder").dim == manifest["dim"]
 
 
 @pytest.mark.integration
