@@ -51,6 +51,9 @@ __all__ = ["create_app", "open_gateway", "router_factory"]
 
 log = logging.getLogger("pointsman")
 
+_VARY = (b"vary", b"Origin")
+"""For caches between: a page's answer has other headers. CORSMiddleware says so of what passes through it."""
+
 _EXPOSED_HEADERS = (
     "x-request-id",
     "retry-after",
@@ -376,20 +379,21 @@ class _RequestId:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        given, app = b"", self._app
+        given, app, more = b"", self._app, [_VARY]
         for name, value in scope["headers"]:
-            if name == b"x-request-id":
+            if name == b"x-request-id" and not given:
                 given = value
             elif name == b"origin":
-                app = self._for_pages
+                app, more = self._for_pages, []
         request_id = given if self._PLAIN.fullmatch(given) else b"req_" + secrets.token_hex(16).encode()
+        more.append((b"x-request-id", request_id))
         state = scope.setdefault("state", {})
         state.update(request_id=request_id.decode(), begun=False)
 
         def send_with_id(message: Message) -> Awaitable[None]:  # awaits nothing itself: an event passes through faster
             if message["type"] == "http.response.start":
                 state["begun"] = True
-                message = {**message, "headers": [*message["headers"], (b"x-request-id", request_id)]}
+                message = {**message, "headers": [*message["headers"], *more]}
             return send(message)
 
         await app(scope, receive, send_with_id)

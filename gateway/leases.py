@@ -127,10 +127,11 @@ class LeasePool:
         now = self._clock()
         request = Request(next(self._ids), expert, conversation, client, now, now + wait_s, width)
         actions = self.scheduler.submit(request, now)
-        if not self._waiters and len(actions) == 1 and isinstance(granted := actions[0], Grant):
-            lease = granted.lease  # this request's, since no other waits: neither future nor timer is needed
-        else:
-            lease = await self._wait(request, actions)
+        match actions:
+            case [Grant(lease)] if lease.request is request and not self._waiters:
+                pass  # at once, and nobody waits: neither a future nor a timer is needed
+            case _:
+                lease = await self._wait(request, actions)
         held = HeldLease(self, lease)
         if self._observer is not None:
             self._observer.queue_waited(expert, held.queue_s)

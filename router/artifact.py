@@ -23,12 +23,13 @@ from router.conversation import Policy
 from router.embedding import Vectors
 from router.errors import ArtifactError, RouterError
 from router.lexical import Lexical
+from router.taught import DIGEST
 from router.threshold import Gate
 from router.witnesses import Witnesses
 
 FORMAT = 6
 RECIPE = 9
-"""Raised whenever `fit` would give another router for the same input."""
+"""Raised whenever the code of `fit` would give another router for the same input."""
 
 _CONTINUATION = ("texts", "duals", "means", "scales", "weights")
 """The arrays of a `Continuation`."""
@@ -49,6 +50,8 @@ class Provenance:
     seed: int
     max_false_abstain: float
     recipe: int = RECIPE
+    taught: str = DIGEST
+    """Of the texts that every router is fitted on."""
 
     @classmethod
     def describe(

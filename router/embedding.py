@@ -27,6 +27,8 @@ Vectors = npt.NDArray[np.float32]
 
 FORMAT = 1
 MANIFEST, MODEL, TOKENIZER = "encoder.json", "model.onnx", "tokenizer.json"
+UNQUANTISED = "none"
+"""How a manifest's `quantisation` begins where int8 would have changed the vectors too much; the reason follows."""
 
 CHARACTERS_PER_TOKEN = 64
 """Of a text longer than this many times the encoder's limit, only head and tail are tokenised: more than it can read,
@@ -59,7 +61,7 @@ class Embedder(Protocol):
 
 
 class OnnxEmbedder:
-    """An int8 sentence encoder on ONNX Runtime, as written by `router.export`.
+    """A sentence encoder on ONNX Runtime, as written by `router.export`.
 
     Every text runs through the graph alone, without padding. Dynamic quantisation takes its scale from the whole input
     tensor, so that in a batch a text's vector would depend on its neighbours, and two replicas could decide
@@ -93,6 +95,8 @@ class OnnxEmbedder:
         identity = {key: manifest[key] for key in ("format", "dim", "max_tokens", "files", "prompt") if key in manifest}
         self.fingerprint: str = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         self._prompt: str = manifest.get("prompt", "")
+        if str(quantisation := manifest.get("quantisation", "")).startswith(UNQUANTISED):
+            log.info("the encoder is not quantised", extra={"encoder": self.source, "quantisation": quantisation})
         self._session, self._wide_session, self._tokenizer = _open_runtime(model_dir, threads)
         self._lock = threading.Lock()
         self._reading = 0
@@ -174,9 +178,6 @@ def ensure_encoder(source: str | Path, cache_dir: Path, *, timeout_s: float = 90
     if child.returncode != 0 or not (target / MANIFEST).is_file():
         lines = child.stderr.strip().splitlines() or [f"exit code {child.returncode}"]
         raise EmbeddingError(f"exporting encoder {str(source)!r} failed: {lines[-1]}")
-    kept = json.loads((target / MANIFEST).read_text(encoding="utf-8")).get("quantisation", "")
-    if kept.startswith("none"):
-        log.warning("the encoder is kept in float32", extra={"encoder": str(source), "quantisation": kept})
     return target
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from router.embedding import FORMAT, MANIFEST, MODEL, TOKENIZER, OnnxEmbedder, hash_file
+from router.embedding import FORMAT, MANIFEST, MODEL, TOKENIZER, UNQUANTISED, OnnxEmbedder, hash_file
 from router.errors import EmbeddingError
 
 # Int8 noise leaves about 0.99 on ordinary text and 0.96 on strings of unknown tokens; a mistraced graph leaves 0.0–0.5.
@@ -46,7 +46,7 @@ def export_onnx(source: str | Path, target_dir: Path, *, facts: Mapping[str, Any
     Args:
         source: directory of a sentence-transformers or plain transformers model, or a Hub id.
         target_dir: appears only when complete and verified; the manifest inside is written last.
-        facts: entered in the manifest, in place of what it would say.
+        facts: entered in the manifest, in place of what it would say of the source.
 
     Raises:
         EmbeddingError: the source cannot be loaded or traced, or the export differs from it even in float32
@@ -62,13 +62,12 @@ def export_onnx(source: str | Path, target_dir: Path, *, facts: Mapping[str, Any
             warnings.simplefilter("ignore")
             logging.disable(logging.WARNING)
             _trace(model, staging / "fp32.onnx")
-            _quantise(staging / "fp32.onnx", staging / MODEL)
         model.tokenizer.backend_tokenizer.save(str(staging / TOKENIZER))
         described = _describe(model, source, dim=int(expected.shape[1])) | dict(facts or {})
-        if too_far := _finish(staging, described | {"quantisation": "int8, dynamic"}, expected):
+        if too_far := _try_int8(staging, described, expected):
             # Some models, all-mpnet-base-v2 among them, have weights that eight bits do not hold.
             (staging / "fp32.onnx").replace(staging / MODEL)
-            described["quantisation"] = f"none, since with int8: {too_far}"
+            described["quantisation"] = f"{UNQUANTISED}, since with int8: {too_far}"
             if too_far := _finish(staging, described, expected):
                 raise EmbeddingError(f"the exported encoder differs from its source: {too_far}")
         (staging / "fp32.onnx").unlink(missing_ok=True)
@@ -141,6 +140,17 @@ def _describe(model: Any, source: str | Path, *, dim: int) -> dict[str, Any]:
         **({"prompt": prompt} if prompt else {}),
         "made_with": {name: importlib.metadata.version(name) for name in ("torch", "onnxruntime", "transformers")},
     }
+
+
+def _try_int8(staging: Path, described: dict[str, Any], expected: Any) -> str:
+    """As `_finish`, of the graph in int8."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            _quantise(staging / "fp32.onnx", staging / MODEL)
+        return _finish(staging, described | {"quantisation": "int8, dynamic"}, expected)
+    except (EmbeddingError, ValueError, RuntimeError) as error:
+        return str(error)
 
 
 def _finish(folder: Path, manifest: dict[str, Any], expected: Any) -> str:

@@ -26,10 +26,7 @@ from router.embedding import Embedder, Vectors
 from router.errors import ArtifactError, RouterError
 from router.examples import Checked, check_examples
 from router.followups import (
-    FOLLOW_UPS,
     NO_FOLD,
-    PHRASES,
-    REQUESTS,
     Corpus,
     FollowUpPairs,
     after_openings,
@@ -37,7 +34,8 @@ from router.followups import (
     fit_continuation,
 )
 from router.lexical import count_buckets, drop_marks, fit_lexical
-from router.lots import Draw, Lots, draw_lots, shuffle
+from router.lots import Draw, Lots, deal, draw_lots, shuffle
+from router.taught import FOLLOW_UPS, PHRASES, REQUESTS
 from router.threshold import Scores
 from router.witnesses import Witnesses
 
@@ -45,6 +43,7 @@ FOLDS = ((2500, 10), (8000, 5), (None, 3))
 """Of texts up to that number, so many folds. Of few texts each fold must leave nearly all to fit on, or the threshold
 is one for a weaker router; of many the time counts."""
 
+FEW_A_FOLD = 10
 STRANGER_GROUPS = 2
 MAX_CLUSTERS = 15
 EXAMPLES_PER_CLUSTER = 4
@@ -318,10 +317,14 @@ def _folds_of(data: Corpus) -> list[int]:
 
 
 def _assign_folds(labels: Indices, lots: Lots) -> Indices:
-    """Spread the texts of each label evenly over the folds, so that some of each stay outside every fold."""
+    """Spread the texts of each label over the folds, so that some of each stay outside every fold.
+
+    The few of a small label are spread evenly. Of many each goes by its own lot, so that one more moves none of them.
+    """
     count = next(folds for most, folds in FOLDS if most is None or len(labels) <= most)
-    folds = np.empty(len(labels), dtype=np.int64)
+    folds = deal(lots, count, Draw.FOLD)
     for label in np.unique(labels):
-        members = shuffle(np.flatnonzero(labels == label), lots, Draw.FOLD)
-        folds[members] = np.arange(len(members)) % count
+        members = np.flatnonzero(labels == label)
+        if len(members) < FEW_A_FOLD * count:
+            folds[shuffle(members, lots, Draw.FOLD)] = np.arange(len(members)) % count
     return folds

@@ -1,4 +1,4 @@
-"""What a follow-up looks like: phrases, and the fitting of `Continuation` on conversations made from them.
+"""What a follow-up looks like: the fitting of `Continuation` on conversations made from the texts of `taught.py`.
 
 The conversations have two turns: an example as anchor, then a phrase or follow-up (continues), another example of the
 same route (continues), an example of another route (does not), or a negative or request (does not). Some of the
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -30,112 +29,9 @@ from router.continuation import (
 )
 from router.embedding import Embedder, Vectors
 from router.lots import Draw, Lots, choose, draw_lots, shuffle
+from router.taught import OPENINGS
 from router.threshold import Gate, Scores, choose_split
 from router.witnesses import Witnesses
-
-PHRASES: tuple[str, ...] = (
-    "thanks, that helps",
-    "thank you so much",
-    "cheers, got it",
-    "great, thanks!",
-    "ok, and then what?",
-    "what do I do after that?",
-    "and after that?",
-    "next step please",
-    "go on",
-    "continue",
-    "tell me more",
-    "more detail please",
-    "can you explain that more simply?",
-    "I didn't understand, say it again",
-    "make it shorter",
-    "a bit shorter please",
-    "summarise that in one sentence",
-    "give me that as a list",
-    "can you put that in a table?",
-    "give me an example",
-    "why?",
-    "why is that?",
-    "how come?",
-    "how?",
-    "really?",
-    "are you sure about that?",
-    "what do you mean by that?",
-    "what if it doesn't work?",
-    "what if I don't have one of those?",
-    "how long does it take?",
-    "how long should I leave it?",
-    "how often do I need to do this?",
-    "how much of it do I need?",
-    "how much does that cost?",
-    "when is the best time to do it?",
-    "is it too late to do it now?",
-    "can I do it in the evening?",
-    "does that work in winter too?",
-    "which one is better?",
-    "which one would you choose?",
-    "is there a cheaper alternative?",
-    "what else can I use instead?",
-    "do I really need that?",
-    "is that safe?",
-    "how do I know when it's ready?",
-    "how can I tell if it worked?",
-    "what did I do wrong?",
-    "I tried that and it didn't help",
-    "it still doesn't work",
-    "it got worse",
-    "and the other one?",
-    "what about the bigger ones?",
-    "what about a small one?",
-    "the first option sounds good, how do I start?",
-    "what do I need to buy for that?",
-    "anything else I should know?",
-    "any other tips?",
-    "what are the most common mistakes?",
-    "is it difficult for a beginner?",
-    "yes please",
-    "no, the other way round",
-    "hmm, not sure",
-    "ok",
-    "lol nice",
-)
-"""Without any subject: alone they belong to no route, and are learnt so."""
-
-_FOLDER = Path(__file__).parent
-FOLLOW_UPS = tuple((_FOLDER / "follow_ups.txt").read_text(encoding="utf-8").splitlines())
-"""With things of their own in them, yet said about something before. Alone they might belong to a route."""
-
-REQUESTS = tuple((_FOLDER / "requests.txt").read_text(encoding="utf-8").splitlines())
-"""Turns that continue none: what people also ask of an assistant."""
-
-OPENINGS: tuple[str, ...] = (
-    "thanks. ",
-    "ok thanks, ",
-    "great, thank you. ",
-    "cheers. ",
-    "perfect. now ",
-    "ok, ",
-    "and ",
-    "right, ",
-    "lovely, that's settled. ",
-    "got it. ",
-    "anyway, ",
-    "thanks, one more thing: ",
-    "also ",
-    "no worries. ",
-    "ok ordering one. ",
-    "brilliant, that worked. ",
-    "hmm ok. ",
-    "so ",
-    "lol ok. ",
-    "nice one. ",
-    "fine, I'll try that tomorrow. ",
-    "that's sorted then. ",
-    "good to know. ",
-    "next: ",
-    "by the way, ",
-)
-"""What people put before a turn that says all by itself: it is no sign of a follow-up."""
 
 MAX_OPENED = 600
 """So many examples and negatives stand after an opening."""
@@ -253,7 +149,9 @@ def after_openings(
     """
     drawn = np.sort(shuffle(np.arange(len(judged)), lots, Draw.OPENED)[:MAX_OPENED])
     openings = [OPENINGS[lots[row] % np.uint64(len(OPENINGS))] for row in drawn]
-    return drawn, [(opening + judged[row][0], judged[row][1]) for opening, row in zip(openings, drawn, strict=True)]
+    return drawn, [
+        (f"{opening} {judged[row][0]}", judged[row][1]) for opening, row in zip(openings, drawn, strict=True)
+    ]
 
 
 def fit_dependence(data: Corpus, seed: int) -> Dependence:
@@ -303,9 +201,11 @@ def _phrase_rows(data: Corpus, lots: Lots) -> list[_Row]:
     """Every phrase after each route, every other follow-up after one."""
     rows: list[_Row] = []
     routes = [np.flatnonzero(data.labels == route) for route in range(int(data.labels.max()) + 1)]
+    members: dict[int, list[Indices]] = {}
+    for fold in np.unique(data.folds[data.phrases]).tolist():
+        members[fold] = [found for route in routes if len(found := route[data.folds[route] == fold])]
     for phrase in range(data.phrases.start, data.phrases.stop):
-        members = [found for route in routes if len(found := route[data.folds[route] == data.folds[phrase]])]
-        anchors = [choose(lots[phrase], found, lots, Draw.ANCHOR) for found in members]
+        anchors = [choose(lots[phrase], found, lots, Draw.ANCHOR) for found in members[int(data.folds[phrase])]]
         if anchors and not data.learnt[phrase]:
             anchors = [choose(lots[phrase], np.array(anchors), lots, Draw.ROUTE)]
         rows += [(anchor, phrase, True) for anchor in anchors]

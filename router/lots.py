@@ -35,7 +35,12 @@ def draw_lots(texts: Sequence[str], seed: int) -> Lots:
     """Return a number for each text, uniform over 64 bits; equal texts have equal ones."""
     key = seed.to_bytes(8, "little", signed=True)
     digests = (hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8, key=key) for text in texts)
-    return np.frombuffer(b"".join(digest.digest() for digest in digests), dtype=np.uint64)
+    return np.frombuffer(b"".join(digest.digest() for digest in digests), dtype="<u8")
+
+
+def deal(lots: Lots, count: int, draw: Draw) -> Indices:
+    """Return one of `count` hands for each lot, about as many each."""
+    return (_mixed(lots, draw) % np.uint64(count)).astype(np.int64)
 
 
 def shuffle(rows: Indices, lots: Lots, draw: Draw) -> Indices:
@@ -50,7 +55,8 @@ def choose(lot: np.uint64, rows: Indices, lots: Lots, draw: Draw) -> int:
     Rendezvous hashing: Thaler and Ravishankar, "Using name-based mappings to increase hit rates", IEEE/ACM
     Transactions on Networking 6, 1998.
     """
-    return int(rows[np.argmax(_mixed(lots[rows] ^ lot, draw))])
+    (own,) = _mixed(np.array([lot]), draw)  # so that two that choose each other do so by chance
+    return int(rows[np.argmax(_mixed(lots[rows] ^ own, draw))])
 
 
 def _mixed(lots: Lots, draw: Draw) -> Lots:

@@ -31,8 +31,8 @@ class RayUnusable(Exception):
     """LlamaFactory would fail with a name it does not know."""
 
 
-def prepare_ray() -> None:
-    """Refuse Ray where it is missing; without a GPU, let each worker have one core.
+def prepare_ray(workers: int) -> None:
+    """Refuse Ray where it is missing; without a GPU, share the cores among the workers.
 
     LlamaFactory 0.9.5 asks for ten cores beside each device, and counts cores as devices where there is no GPU: it
     would wait for ever. Source: llamafactory/train/trainer_utils.py, `get_placement_group` and
@@ -42,24 +42,28 @@ def prepare_ray() -> None:
         raise RayUnusable("USE_RAY is set and Ray is not installed: pip install 'ray[default]' with this Python")
     if get_device_name() != "cpu":
         return
+    import ray
     from ray.util.placement_group import placement_group
 
     configure = tuner.get_ray_remote_config_for_worker
 
-    def place(workers: int) -> tuple[Any, dict[str, int]]:
-        return placement_group([{"CPU": 1}] * workers, strategy="PACK"), {"CPU": 1}
+    def cores() -> int:  # Ray gives a worker as many threads
+        return max(1, int(ray.cluster_resources()["CPU"]) // workers)
 
-    def on_one_core(**settings: Any) -> dict[str, Any]:
-        return {**configure(**settings), "num_cpus": 1}
+    def place(devices: int) -> tuple[Any, dict[str, int]]:
+        return placement_group([{"CPU": cores()}] * workers, strategy="PACK"), {"CPU": cores()}
 
-    tuner.get_placement_group, tuner.get_ray_remote_config_for_worker = place, on_one_core
+    def on_cores(**settings: Any) -> dict[str, Any]:
+        return {**configure(**settings), "num_cpus": cores()}
+
+    tuner.get_placement_group, tuner.get_ray_remote_config_for_worker = place, on_cores
 
 
 def main(spec_path: Path) -> None:
     """Read `{"config": {…}, "progress": …, "outcome": …}` and train."""
     spec = json.loads(spec_path.read_text(encoding="utf-8"))
     if use_ray():
-        prepare_ray()
+        prepare_ray(int(spec["config"].get("ray_num_workers", 1)))
     stop = StopCallback(spec_path.with_name("stop"))
     tuner.run_exp(spec["config"], callbacks=[ProgressCallback(Path(spec["progress"])), CheckpointCallback(), stop])
     if os.environ.get("RANK", "0") != "0":

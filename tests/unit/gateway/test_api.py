@@ -528,6 +528,8 @@ async def test_a_plain_request_id_is_echoed_and_any_other_replaced(tmp_path: Pat
     client = World(tmp_path).client
     response = await client.request(method, path, headers={"x-request-id": "my-id_1.2:3"})
     assert response.headers.get_list("x-request-id") == ["my-id_1.2:3"]
+    both = await client.request(method, path, headers=[("x-request-id", "the-proxy"), ("x-request-id", "other")])
+    assert both.headers.get_list("x-request-id") == ["the-proxy"]
     for given in ("", "two words", "x" * 129, 'quo"te'):
         made = (await client.request(method, path, headers={"x-request-id": given})).headers["x-request-id"]
         assert made.startswith("req_")
@@ -553,6 +555,15 @@ async def test_a_browser_may_read_our_headers_on_answers_and_errors(tmp_path: Pa
         response = await world.post(CHAT, body, headers={"origin": "http://a"})
         exposed = response.headers["access-control-expose-headers"]
         assert all(name in exposed for name in ("x-request-id", "retry-after", "x-pointsman-expert"))
+
+
+@pytest.mark.parametrize("origin", [{}, {"origin": "http://a"}])
+async def test_a_cache_between_is_told_that_a_page_gets_other_headers(tmp_path: Path, origin: dict[str, str]) -> None:
+    world = World(tmp_path)
+    for response in (await world.post(CHAT, HELLO, headers=origin), await world.post(CHAT, {}, headers=origin)):
+        allowed = response.headers.get("access-control-allow-origin")
+        assert allowed == ("*" if origin else None)
+        assert origin or response.headers.get_list("vary") == ["Origin"]
 
 
 # -- health, metrics, admin ---------------------------------------------------------------------------------------

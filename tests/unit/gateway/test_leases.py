@@ -103,6 +103,26 @@ async def test_a_lease_is_granted_after_the_swap_and_given_back_once() -> None:
     assert repr(world.pool) == NOTHING_HELD
 
 
+async def test_a_lease_that_is_free_is_granted_at_once_whoever_waits_for_another_expert() -> None:
+    world = World()
+    world.backend(slots=2)
+    first = await world.acquire("a")
+    at_once = world.acquire("a")
+    with pytest.raises(StopIteration) as granted:  # it never gave the event loop a turn
+        at_once.send(None)
+    second = granted.value.value
+    assert second.slot == 1
+    assert world.observer.seen[-1] == ("waited", "a", 0.0)
+    second.release()
+    other = world.ask("b")
+    await settle()
+    third = await world.acquire("a")  # the turn is still open
+    first.release()
+    third.release()
+    (await other).release()
+    assert repr(world.pool) == NOTHING_HELD
+
+
 async def test_a_wide_lease_pins_no_slot() -> None:
     world = World()
     world.backend(slots=2)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gateway.logs import set_up_logging
+from gateway.logs import FACTS, set_up_logging
 
 NAMES = ("", "pointsman", "uvicorn")
 
@@ -22,9 +22,11 @@ def _loggers_as_they_were() -> Iterator[None]:
         logger.handlers = handlers
 
 
-def test_json_lines_hold_the_extra_fields(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("together", [False, True])
+def test_json_lines_hold_the_extra_fields(capsys: pytest.CaptureFixture[str], together: bool) -> None:
     set_up_logging("info", "json")
-    logging.getLogger("pointsman.x").info("hello %s", "you", extra={"expert": "baking", "score": None})
+    facts = {"expert": "baking", "score": None}
+    logging.getLogger("pointsman.x").info("hello %s", "you", extra={FACTS: facts} if together else facts)
     line = json.loads(capsys.readouterr().err)
     assert line.pop("time").endswith("Z")
     assert line == {

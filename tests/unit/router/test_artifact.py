@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,13 @@ def test_a_router_is_current_for_the_input_that_it_was_fitted_on(embedder: WordE
     assert second is not None
     assert second.provenance == first.provenance
     assert embedder.batches == []
+
+
+def test_no_router_is_current_once_our_own_texts_have_changed(embedder: WordEmbedder, tmp_path: Path) -> None:
+    path, texts, outside = tmp_path / "router.npz", small_examples(), negatives()[:12]
+    fitted = fit(texts, outside, embedder)
+    replace(fitted, provenance=replace(fitted.provenance, taught="of other follow-ups")).save(path)
+    assert load_current(path, texts, outside, embedder) is None
 
 
 def test_a_damaged_file_is_not_current(embedder: WordEmbedder, tmp_path: Path) -> None:

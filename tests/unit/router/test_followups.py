@@ -6,7 +6,8 @@ from unit.router.word_embedder import WordEmbedder, examples, negatives
 
 from router import FittedRouter, Reason, Router
 from router.classifier import OUTSIDE, RIDGE, apply_kernel
-from router.followups import NO_FOLD, PHRASES, Corpus, build_pairs, fit_dependence
+from router.followups import NO_FOLD, Corpus, build_pairs, fit_dependence
+from router.taught import PHRASES
 
 GARDEN = "please help with the compost and mulch of a seedling hedge"
 
