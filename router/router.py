@@ -6,6 +6,7 @@ Joins the encoder, the fitted classifier and the conversation rules; owns no rul
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 
@@ -57,9 +58,9 @@ class Router:
         self._fitted = fitted
         self._embedder = embedder
         self._max_batch = max_batch
-        self._batcher: Batcher[Encoded] = Batcher(
-            self._encode, max_batch=max_batch, cache_size=cache_size, workers=workers
-        )
+        # Not a method: a router that refers to itself would stay in memory until Python's collector comes.
+        encode = partial(_encode, fitted, embedder)
+        self._batcher: Batcher[Encoded] = Batcher(encode, max_batch=max_batch, cache_size=cache_size, workers=workers)
 
     @property
     def routes(self) -> tuple[str, ...]:
@@ -126,9 +127,6 @@ class Router:
         """Refuse new work, fail what is queued, finish what runs, end the thread."""
         await self._batcher.aclose()
 
-    def _encode(self, texts: Sequence[str]) -> list[Encoded]:
-        return self._fitted.encode(texts, self._embedder.embed(texts))
-
     def _nearest(self, turn: Encoded, count: int) -> list[Neighbour]:
         if self._reference is None and self._read_reference is not None:
             self._reference = self._read_reference()
@@ -136,3 +134,7 @@ class Router:
 
     def _embed_piece(self, texts: Sequence[str]) -> tuple[Vectors, int]:
         return self._embedder.embed(texts), self._embedder.count_tokens(texts)
+
+
+def _encode(fitted: FittedRouter, embedder: Embedder, texts: Sequence[str]) -> list[Encoded]:
+    return fitted.encode(texts, embedder.embed(texts))

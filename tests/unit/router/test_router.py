@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 
 import numpy as np
 import pytest
@@ -110,6 +112,22 @@ async def test_embed_returns_vectors_and_tokens_in_pieces(fitted: FittedRouter, 
 def test_another_encoder_is_refused(fitted: FittedRouter) -> None:
     with pytest.raises(RouterError, match="fit it again"):
         Router(fitted, WordEmbedder("words-2"))
+
+
+async def test_a_closed_router_is_freed_at_once(fitted: FittedRouter, embedder: WordEmbedder) -> None:
+    """Not only when Python's collector comes, which the gateway lets come seldom: one is megabytes large."""
+    router = Router(fitted, embedder)
+    await router.decide(["how do I prune a rose"])
+    await router.explain(["how do I prune a rose"])
+    await router.aclose()
+    gone = weakref.ref(router)
+    gc.disable()
+    try:
+        del router
+        await asyncio.sleep(0)
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 async def test_a_closed_router_refuses(fitted: FittedRouter, embedder: WordEmbedder) -> None:
