@@ -25,9 +25,13 @@ class Footprint:
     memory_mb: int
 
     def leaked(self, before: Footprint) -> dict[str, int]:
-        """What there is more of. The event loop's pool of threads grows as it is used, up to the cores and four."""
-        spare = {"threads": (os.cpu_count() or 1) + 4}
-        names = ("descriptors", "sockets", "threads", "children", "tasks")
+        """What there is more of.
+
+        The event loop's pool of threads grows as it is used, up to the cores and four; memory by what the allocator
+        keeps of a reload.
+        """
+        spare = {"threads": (os.cpu_count() or 1) + 4, "memory_mb": 100}
+        names = ("descriptors", "sockets", "threads", "children", "tasks", "memory_mb")
         more = {name: getattr(self, name) - getattr(before, name) - spare.get(name, 0) for name in names}
         return {name: count for name, count in more.items() if count > 0}
 
