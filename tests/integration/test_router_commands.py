@@ -121,7 +121,7 @@ async def test_the_gateway_serves_a_fitted_directory_if_its_experts_are_there(
     def expert(name: str, threshold: float | None = None) -> Expert:
         return cast("Expert", SimpleNamespace(name=name, manifest=SimpleNamespace(threshold=threshold)))
 
-    garden, bread, cycling = expert("garden"), expert("bread", threshold=0.9999), expert("cycling")
+    garden, bread, cycling = expert("garden"), expert("bread", threshold=1 - 1e-9), expert("cycling")
     router = factory.build([garden, bread, cycling])
     assert router is not None
     assert router.routes == ("bread", "garden")
