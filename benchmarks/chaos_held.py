@@ -31,8 +31,7 @@ class Footprint:
         keeps of a reload.
         """
         spare = {"threads": (os.cpu_count() or 1) + 4, "memory_mb": 100}
-        names = ("descriptors", "sockets", "threads", "children", "tasks", "memory_mb")
-        more = {name: getattr(self, name) - getattr(before, name) - spare.get(name, 0) for name in names}
+        more = {name: held - getattr(before, name) - spare.get(name, 0) for name, held in vars(self).items()}
         return {name: count for name, count in more.items() if count > 0}
 
 
