@@ -15,6 +15,7 @@ from typing import Any
 from router import Router
 
 from .engine import Engine
+from .errors import ConfigError
 from .experts import Expert, ExpertRegistry, Rejected
 from .leases import LeasePool
 from .routing import RouterFactory
@@ -80,21 +81,26 @@ class Reloader:
     async def reload(self, engine: Engine, selector: Selector) -> dict[str, Any]:
         """Serve what the directory holds now; running streams go on to their end.
 
-        The router comes first: it takes longest and can fail. Then engine, registry and router change at one time, so
-        that no request meets an expert that one of them does not know.
+        Mistakes in files are looked for first. Then the engine: once it is up, a new expert answers by its name, some
+        twenty seconds before the router has been fitted and `auto` finds it. Meanwhile the router before decides, and
+        what it gives to an expert that is gone goes to the fallback.
 
         Raises:
-            ConfigError, BackendStartError: one of them cannot be had; all is served as before.
+            ConfigError, BackendStartError: one of them cannot be had; all is served as before, or, where the message
+                says so, by name only.
         """
         async with self._reloading:
             found = await asyncio.to_thread(self._scan)
-            left_out = self._refused_before(found)
-            fresh = await self._router(found, left_out)
+            await asyncio.to_thread(self._routers.check, self._kept(found, self._refused_before(found)))
             replaced = found.weights != self._loaded
             refused = await engine.replace(list(found.experts.values())) if replaced else self._refused_before(found)
-            if refused.keys() != left_out.keys():
-                fresh = await self._router(found, refused)
             self._register(found, refused)
+            try:
+                fresh = await self._router(found, refused)
+            except ConfigError as error:
+                raise ConfigError(
+                    f"the experts are served by name, but auto decides as before, for lack of a router: {error}"
+                ) from error
             old, selector.router = selector.router, fresh
             if old is not None:
                 await old.aclose()
@@ -110,8 +116,11 @@ class Reloader:
         return {n: known[n] for n, w in found.weights.items() if n in known and self._loaded.get(n) == w}
 
     async def _router(self, found: Scanned, refused: Mapping[str, str]) -> Router | None:
-        kept = [expert for name, expert in found.experts.items() if name not in refused]
-        return await asyncio.to_thread(self._routers.build, kept)
+        return await asyncio.to_thread(self._routers.build, self._kept(found, refused))
+
+    @staticmethod
+    def _kept(found: Scanned, refused: Mapping[str, str]) -> list[Expert]:
+        return [expert for name, expert in found.experts.items() if name not in refused]
 
     def _register(self, found: Scanned, refused: Mapping[str, str]) -> None:
         good = {name: expert for name, expert in found.experts.items() if name not in refused}

@@ -24,6 +24,7 @@ from router import (
     Reference,
     Router,
     RouterError,
+    check_examples,
     ensure_encoder,
     find_overlap,
     load_current,
@@ -142,14 +143,26 @@ class RouterFactory:
             fitted, embedder = self.fitted(experts)
             own = _with_own_thresholds(fitted, experts)
             return self.join(own, embedder, partial(self.reference, experts), remembers=remembers)
-        bundle = read_bundle(self._artifact)
-        names = [expert.name for expert in experts]
-        if unknown := sorted(set(bundle.fitted.routes) - set(names)):
-            raise ConfigError(
-                f"router.artifact {self._artifact}: its experts {unknown} are not served; served: {names}"
-            )
+        bundle = self._bundle(self._artifact, experts)
         own = _with_own_thresholds(bundle.fitted, experts)
         return self.open_bundle(replace(bundle, fitted=own), remembers=remembers)
+
+    def check(self, experts: Sequence[Expert]) -> None:
+        """Find at once what would keep `build` from a router, as far as the files tell.
+
+        Raises:
+            ConfigError: as `build`, but for the encoder.
+        """
+        if not experts:
+            return
+        if self._artifact is not None:
+            self._bundle(self._artifact, experts)
+            return
+        source = self.read_source(experts)
+        try:
+            check_examples(source.examples, source.negatives, source.passages)
+        except RouterError as error:
+            raise ConfigError(f"router: {error}") from error
 
     def open_bundle(self, bundle: Bundle, *, encoder: str | None = None, remembers: bool = True) -> Router:
         """Make a router from a directory.
@@ -291,6 +304,14 @@ class RouterFactory:
         reference = Reference.build(source.examples, source.negatives, self.bulk(embedder))
         reference.save(path)
         return reference
+
+    @staticmethod
+    def _bundle(artifact: Path, experts: Sequence[Expert]) -> Bundle:
+        bundle = read_bundle(artifact)
+        names = [expert.name for expert in experts]
+        if unknown := sorted(set(bundle.fitted.routes) - set(names)):
+            raise ConfigError(f"router.artifact {artifact}: its experts {unknown} are not served; served: {names}")
+        return bundle
 
     def _path(self, experts: Sequence[Expert], ending: str = "npz") -> Path:
         names = hashlib.sha256("+".join(sorted(expert.name for expert in experts)).encode()).hexdigest()[:16]

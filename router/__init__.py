@@ -9,6 +9,7 @@ from router.bulk import BulkEmbedder
 from router.embedding import Embedder, OnnxEmbedder, ensure_encoder
 from router.errors import ArtifactError, EmbeddingError, RouterError
 from router.evaluate import Decided, Evaluation, Labelled, decide_all, summarise
+from router.examples import check_examples
 from router.explain import Explanation
 from router.finetune import Split, finetune, split
 from router.fit import fit, load_current
@@ -39,6 +40,7 @@ __all__ = [
     "Router",
     "RouterError",
     "Split",
+    "check_examples",
     "decide_all",
     "ensure_encoder",
     "find_overlap",

@@ -135,6 +135,8 @@ async def test_the_gateway_serves_a_fitted_directory_if_its_experts_are_there(
         RouterFactory(str(UNUSED), None, small_cache, artifact=tmp_path / "out").build([garden, bread])
     with pytest.raises(ConfigError, match=r"\['bread'\] are not served; served: \['garden', 'cycling'\]"):
         factory.build([garden, cycling])
+    with pytest.raises(ConfigError, match=r"\['bread'\] are not served"):
+        factory.check([garden, cycling])
 
 
 def test_another_encoder_than_the_fitted_one_is_refused_with_both_named(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,7 +27,9 @@ class World:
         self.root = root
         self.done: list[Any] = []
         self.refused: dict[str, str] = {}
+        self.mistake: ConfigError | None = None
         self.failure: Exception | None = None
+        self.while_fitting: Callable[[], None] = lambda: None
         self.registry = ExpertRegistry({})
         self.reloader = Reloader(self.scan, cast("RouterFactory", self), self.registry, retry_refused=retry_refused)
         self.selector = Selector(self.registry, None)
@@ -36,9 +38,15 @@ class World:
         found = {path.name: load_expert(path, None) for path in sorted(self.root.iterdir())}
         return Scanned(found, [Rejected("broken", "its hash is wrong")])
 
+    def check(self, experts: Sequence[Expert]) -> None:
+        self.done.append(("checked", [expert.name for expert in experts]))
+        if self.mistake is not None:
+            raise self.mistake
+
     def build(self, experts: Sequence[Expert]) -> Router:
         self.done.append(("router", [expert.name for expert in experts]))
-        if self.failure is not None:
+        self.while_fitting()
+        if isinstance(self.failure, ConfigError):
             raise self.failure
         return cast("Router", FakeRouter(*(expert.name for expert in experts)))
 
@@ -85,14 +93,17 @@ async def test_nothing_new_leaves_the_engine_alone(world: World) -> None:
         "rejected": [{"name": "broken", "reason": "its hash is wrong"}],
         "engine_replaced": False,
     }
-    assert world.done == [("router", ["baking", "cycling"])]
+    assert world.done == [("checked", ["baking", "cycling"]), ("router", ["baking", "cycling"])]
 
 
-async def test_a_new_expert_reaches_the_router_before_the_engine_is_changed(world: World) -> None:
+async def test_a_new_expert_is_served_by_name_while_the_router_is_fitted(world: World) -> None:
     write_expert_files(world.root, "gardening")
+    meanwhile: list[list[str]] = []
+    world.while_fitting = lambda: meanwhile.extend([world.served, world.routes])
     assert (await world.reload())["engine_replaced"] is True
     names = ["baking", "cycling", "gardening"]
-    assert world.done == [("router", names), ("engine", names)]
+    assert meanwhile == [names, ["baking", "cycling"]]
+    assert world.done == [("checked", names), ("engine", names), ("router", names)]
     assert world.served == world.routes == names
 
 
@@ -106,14 +117,30 @@ async def test_another_scale_is_another_engine(world: World) -> None:
 async def test_a_reload_that_fails_leaves_everything_as_it_was(world: World, failure: Exception) -> None:
     router = world.selector.router
     write_expert_files(world.root, "gardening")
-    world.failure = failure
+    if isinstance(failure, ConfigError):
+        world.mistake = failure
+    else:
+        world.failure = failure
     with pytest.raises(type(failure)):
         await world.reload()
     assert world.served == ["baking", "cycling"]
     assert world.selector.router is router
-    world.failure = None
+    world.failure = world.mistake = None
     assert (await world.reload())["engine_replaced"] is True
     assert "gardening" in world.served
+
+
+async def test_without_a_new_router_a_new_expert_is_served_by_name(world: World) -> None:
+    router = world.selector.router
+    write_expert_files(world.root, "gardening")
+    world.failure = ConfigError("router: the encoder's file is gone")
+    with pytest.raises(ConfigError, match=r"served by name, but auto decides as before.*encoder's file is gone"):
+        await world.reload()
+    assert world.served == ["baking", "cycling", "gardening"]
+    assert world.selector.router is router
+    world.failure = None
+    assert (await world.reload())["engine_replaced"] is False
+    assert "gardening" in world.routes
 
 
 async def test_an_adapter_that_the_engine_refuses_is_tried_once(world: World) -> None:

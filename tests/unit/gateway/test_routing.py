@@ -1,0 +1,50 @@
+"""Mistakes in experts' files are found without opening an encoder or fitting a router."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from unit.fakes import write_expert_files
+
+from gateway.errors import ConfigError
+from gateway.experts import Expert, load_expert
+from gateway.routing import RouterFactory
+
+
+@pytest.fixture
+def factory(tmp_path: Path) -> RouterFactory:
+    return RouterFactory("/no/such/encoder", None, tmp_path / "cache")
+
+
+@pytest.fixture
+def expert(tmp_path: Path) -> Callable[..., Expert]:
+    def write(name: str, *texts: str) -> Expert:
+        folder = write_expert_files(tmp_path, name)
+        loaded = load_expert(folder, None)
+        (folder / "examples.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+        return loaded
+
+    return write
+
+
+def test_good_files_pass(factory: RouterFactory, expert: Callable[..., Expert]) -> None:
+    factory.check([expert("baking", "bake bread", "knead dough"), expert("cycling", "true a wheel", "fix a chain")])
+    factory.check([])
+
+
+@pytest.mark.parametrize(
+    ("texts", "complaint"),
+    [
+        (("fix a chain", "Bake  bread"), "'Bake  bread' stands under both route 'baking' and route 'cycling'"),
+        (("fix a chain",), "'cycling' has 1 different examples, at least 2 are needed"),
+        (("fix a chain", ""), "line 2"),
+    ],
+)
+def test_a_mistake_is_named(
+    factory: RouterFactory, expert: Callable[..., Expert], texts: tuple[str, ...], complaint: str
+) -> None:
+    with pytest.raises(ConfigError, match=complaint):
+        factory.check([expert("baking", "bake bread", "knead dough"), expert("cycling", *texts)])
