@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ class BackendStream:
 
         Raises:
             BackendUnavailable: the connection broke, or ended inside an event.
-            BackendTimeout: nothing came for the stall timeout.
+            BackendTimeout: nothing came for the stall timeout, or the request's time is over.
         """
         while piece := await self._response.read():
             self._backend.last_event_s = time.monotonic()
@@ -93,10 +94,6 @@ class BackendStream:
         if self._rest.strip():
             raise BackendUnavailable("The backend's answer ended inside an event.")
         return b""
-
-    def fail(self, error: BackendError) -> None:
-        """End the answer here: who reads it gets ``error``, after the events that have arrived."""
-        self._response.fail(error)
 
     def close(self) -> None:
         self._response.close()
@@ -241,8 +238,13 @@ class Backend:
 
     # -- completions ----------------------------------------------------------------------------------------------
 
-    async def open_stream(self, path: str, body: Mapping[str, Any], expert: str, slot: int | None) -> BackendStream:
+    async def open_stream(
+        self, path: str, body: Mapping[str, Any], expert: str, slot: int | None, *, until_s: float = math.inf
+    ) -> BackendStream:
         """Start a completion; ``stream`` is always true, so that closing the connection frees the slot at once.
+
+        Args:
+            until_s: the event loop's time at which the answer is broken off, wherever it is.
 
         Raises:
             BackendRefused: the server's own 4xx.
@@ -255,7 +257,13 @@ class Backend:
             sent["cache_prompt"] = False
         # llama-server promises keep-alive but closes after a stream: a pooled connection would break the next request.
         response = await self._client.request(
-            "POST", self.url + path, headers=self._headers, body=_encoded(sent), silence_s=self._stall_s, keep=False
+            "POST",
+            self.url + path,
+            headers=self._headers,
+            body=_encoded(sent),
+            silence_s=self._stall_s,
+            until_s=until_s,
+            keep=False,
         )
         try:
             if response.status == 200 and response.content_type == "text/event-stream":

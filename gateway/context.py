@@ -70,7 +70,7 @@ class Record:
         self.selection: Selection | None = None
         self.outcome = Outcome()
         self.extra: dict[str, Any] = {}
-        self._metrics.in_flight.inc()
+        self._metrics.answering += 1
 
     def selected(self, selection: Selection) -> None:
         self.selection = selection
@@ -98,7 +98,7 @@ class Record:
         self._finished = True
         metrics, outcome, now = self._metrics, self.outcome, time.monotonic()
         expert = self.selection.expert if self.selection else BASE if status < 400 else "none"
-        metrics.in_flight.dec()
+        metrics.answering -= 1
         metrics.requests.labels(self._endpoint, expert, str(status)).inc()
         metrics.duration.labels(self._endpoint, expert).observe(now - self._started)
         if outcome.error is not None:

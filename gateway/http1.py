@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import math
 import ssl
 from collections.abc import Awaitable, Mapping
 from typing import cast
@@ -44,17 +45,19 @@ class HttpClient:
         headers: Mapping[str, str],
         body: bytes | None = None,
         silence_s: float,
+        until_s: float = math.inf,
         keep: bool = True,
     ) -> Response:
         """Send a request and return its answer when the headers are here; the caller closes it.
 
         Args:
             silence_s: the longest time without a byte from the server.
+            until_s: the event loop's time at which whatever there is of the answer is broken off.
             keep: whether the connection may serve another request afterwards.
 
         Raises:
             BackendUnavailable: no connection, or it broke.
-            BackendTimeout: the server was silent for too long.
+            BackendTimeout: the server was silent for too long, or the time is over.
         """
         origin, netloc, target = _split(url)
         head = _head(method, target, netloc, headers, body, keep)
@@ -62,10 +65,10 @@ class HttpClient:
             connection = self._idle_connection(origin)
             reused = connection is not None
             if connection is None:
-                connection = await self._connect(origin)
+                connection = await self._connect(origin, until_s)
             response = Response(self, origin, connection, keep)
             try:
-                await connection.ask(head, body, silence_s)
+                await connection.ask(head, body, silence_s, until_s)
                 return response
             except BackendUnavailable:
                 response.close()
@@ -97,13 +100,15 @@ class HttpClient:
             connection.abort()
         return None
 
-    async def _connect(self, origin: str) -> _Connection:
+    async def _connect(self, origin: str, until_s: float) -> _Connection:
         loop = asyncio.get_running_loop()
         host, port, context = _address(origin)
         try:
-            async with asyncio.timeout(self._connect_s):
+            async with asyncio.timeout_at(min(loop.time() + self._connect_s, until_s)):
                 _, connection = await loop.create_connection(lambda: _Connection(loop), host, port, ssl=context)
         except TimeoutError as error:
+            if loop.time() >= until_s:
+                raise _too_long() from error
             raise BackendUnavailable(
                 f"The backend cannot be reached: no connection to {host} within {self._connect_s:g} s"
             ) from error
@@ -156,7 +161,7 @@ class Response:
 
         Raises:
             BackendUnavailable: the connection broke.
-            BackendTimeout: the server was silent for too long.
+            BackendTimeout: the server was silent for too long, or the time is over.
         """
         return self._open.read()
 
@@ -166,11 +171,6 @@ class Response:
         while len(body) < limit_bytes and (piece := await self.read()):
             body += piece
         return bytes(body)
-
-    def fail(self, error: BackendError) -> None:
-        """Break the answer off: ``read`` raises ``error`` after what has arrived."""
-        if self._connection is not None:
-            self._connection.fail(error)
 
     def close(self) -> None:
         """Give the connection back if the answer is complete, else break it off; idempotent."""
@@ -202,6 +202,7 @@ class _Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._parser: httptools.HttpResponseParser | None = None
         self._silence_s = self._last_s = 0.0
+        self._until_s = math.inf
         self._reset()
 
     def _reset(self) -> None:
@@ -219,13 +220,13 @@ class _Connection(asyncio.Protocol):
 
     # -- for the client and the response --------------------------------------------------------------------------
 
-    async def ask(self, head: bytes, body: bytes | None, silence_s: float) -> None:
+    async def ask(self, head: bytes, body: bytes | None, silence_s: float, until_s: float) -> None:
         """Send a request; returns when the headers of its answer are here."""
         self._reset()
         self._parser = httptools.HttpResponseParser(self)
-        self._silence_s = silence_s
+        self._silence_s, self._until_s = silence_s, until_s
         self._last_s = self.loop.time()
-        self._timer = self.loop.call_later(silence_s, self._check_silence)
+        self._timer = self.loop.call_at(min(self._last_s + silence_s, until_s), self._check_time)
         if self._transport is None or not self.open:
             raise BackendUnavailable("The connection to the backend broke: it was closed.")
         self._transport.write(head + body if body else head)
@@ -282,16 +283,19 @@ class _Connection(asyncio.Protocol):
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    def _check_silence(self) -> None:
+    def _check_time(self) -> None:
         """One timer an answer, set anew only when it fires: a piece costs no timer."""
         self._timer = None
+        now = self.loop.time()
+        silent_at_s = now + 1.0 if self._paused else self._last_s + self._silence_s  # paused: we do not read
         if self._complete:
             return
-        left = 1.0 if self._paused else self._last_s + self._silence_s - self.loop.time()  # paused: we do not read
-        if left > 0:
-            self._timer = self.loop.call_later(left, self._check_silence)
-            return
-        self.fail(BackendTimeout("The backend sent nothing for too long."))
+        if now >= self._until_s:
+            self.fail(_too_long())
+        elif now >= silent_at_s:
+            self.fail(BackendTimeout("The backend sent nothing for too long."))
+        else:
+            self._timer = self.loop.call_at(min(silent_at_s, self._until_s), self._check_time)
 
     # -- asyncio.Protocol -----------------------------------------------------------------------------------------
 
@@ -343,6 +347,10 @@ class _Connection(asyncio.Protocol):
         if self._complete and self._parser is not None:
             self._reusable = self._parser.should_keep_alive()  # told only here: the parser forgets the headers next
             self._stop_timer()
+
+
+def _too_long() -> BackendTimeout:
+    return BackendTimeout("The request took longer than this gateway allows.", code="request_timeout")
 
 
 def _head(method: str, target: str, host: str, headers: Mapping[str, str], body: bytes | None, keep: bool) -> bytes:

@@ -49,7 +49,8 @@ class Metrics:
 
         self.requests = counter("requests_total", "Requests answered.", "endpoint", "expert", "status")
         self.errors = counter("errors_total", "Errors sent, before or inside an answer.", "endpoint", "code")
-        self.in_flight = gauge("requests_in_flight", "Requests being answered.")
+        self.answering = 0
+        gauge("requests_in_flight", "Requests being answered.").set_function(lambda: self.answering)
         self.decisions = counter("decisions_total", "Selections of an expert.", "expert", "reason")
         self.scores = histogram("route_score", "Best score of the last turn, by its expert.", _SCORE, "expert")
         self.abstentions = counter("route_abstentions_total", "Best scores that did not suffice.", "expert")

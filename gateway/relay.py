@@ -80,7 +80,6 @@ class Answer:
         stream: BackendStream,
         first: bytes,
         facts: dict[str, Any],
-        deadline_s: float,
     ) -> None:
         self.facts = facts
         self.outcome = Outcome()
@@ -90,7 +89,6 @@ class Answer:
         self._next = first
         self._done = False
         self._timed = b""
-        self._timer = asyncio.get_running_loop().call_at(deadline_s, lambda: stream.fail(_too_long()))
         alias = backend.props.alias if backend.props else ""
         self._their_model, self._our_model = _model_field(alias), _model_field(lease.expert)
         self._marked = False
@@ -122,7 +120,6 @@ class Answer:
 
     async def aclose(self) -> None:
         """Stop the generation if it still runs, and give the lease back; idempotent."""
-        self._timer.cancel()
         self._stream.close()
         self._lease.release()
 
@@ -200,10 +197,6 @@ def _before_error(events: bytes) -> tuple[bytes, bytes]:
     return (events[:at], events[at:]) if at > 1 else (events, b"")
 
 
-def _too_long() -> BackendTimeout:
-    return BackendTimeout("The request took longer than this gateway allows.", code="request_timeout")
-
-
 def _error_in(events: bytes) -> BackendError:
     """What the error event at the head of ``events`` says."""
     data = event_data(events.split(b"\n\n", 1)[0])
@@ -255,23 +248,19 @@ class Relay:
         backend = self._engine.backend(lease.backend)
         if backend is None:
             raise BackendUnavailable(f"Backend {lease.backend} went away.", status=503, retry_after_s=1)
-        deadline_s = started + self._limits.request_s
         body = request.body
         if not request.stream and request.shape is not Shape.RESPONSE:  # a plain answer always tells its usage
             body = {**body, "stream_options": {"include_usage": True}}
+        until_s = started + self._limits.request_s
+        stream = await backend.open_stream(request.shape.value, body, selection.expert, lease.slot, until_s=until_s)
         try:
-            async with asyncio.timeout_at(deadline_s):
-                stream = await backend.open_stream(request.shape.value, body, selection.expert, lease.slot)
-                try:
-                    first = await stream.read()
-                    if not first:
-                        raise BackendUnavailable("The backend's answer was empty.")
-                    if first.startswith(_ERROR):
-                        raise _error_in(first)
-                except BaseException:
-                    stream.close()
-                    raise
-        except TimeoutError as error:
-            raise _too_long() from error
+            first = await stream.read()
+            if not first:
+                raise BackendUnavailable("The backend's answer was empty.")
+            if first.startswith(_ERROR):
+                raise _error_in(first)
+        except BaseException:
+            stream.close()
+            raise
         facts = {**selection.facts(), "backend": lease.backend, "queue_ms": round(lease.queue_s * 1000, 2)}
-        return Answer(request, lease, backend, stream, first, facts, deadline_s)
+        return Answer(request, lease, backend, stream, first, facts)

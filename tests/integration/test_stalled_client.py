@@ -56,8 +56,8 @@ async def test_it_loses_its_lease_and_its_socket(served: tuple[World, uvicorn.Se
     world, server, port = served
     open_stream = world.backend.open_stream
 
-    async def endless(*arguments: Any) -> Any:
-        stream = await open_stream(*arguments)
+    async def endless(*arguments: Any, **options: Any) -> Any:
+        stream = await open_stream(*arguments, **options)
         stream._script = Endless()
         return stream
 

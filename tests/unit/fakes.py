@@ -19,7 +19,7 @@ import yaml
 from gateway.actions import Request
 from gateway.backend import Props
 from gateway.base import BaseIdentity
-from gateway.errors import GatewayError
+from gateway.errors import BackendTimeout, GatewayError
 from gateway.experts import ADAPTER_FILE, MANIFEST_FILE
 from router import Explanation, Neighbour, Reason, RouteDecision, RouterError
 
@@ -99,22 +99,22 @@ class ScriptedActivator:
 class ScriptedStream:
     """``backend.BackendStream`` over a list: bytes are events, an exception is raised, ``None`` never comes."""
 
-    def __init__(self, script: Sequence[bytes | Exception | None]) -> None:
+    def __init__(self, script: Sequence[bytes | Exception | None], until_s: float) -> None:
         self._script = list(script)
-        self._failed: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._until_s = until_s
         self.closed = 0
 
     async def read(self) -> bytes:
         item = self._script.pop(0) if self._script else b""
         if item is None:
-            return await self._failed
+            try:
+                async with asyncio.timeout_at(self._until_s):
+                    await asyncio.Event().wait()
+            except TimeoutError:
+                raise BackendTimeout("over", code="request_timeout") from None
         if isinstance(item, Exception):
             raise item
         return item
-
-    def fail(self, error: GatewayError) -> None:
-        if not self._failed.done():
-            self._failed.set_exception(error)
 
     def close(self) -> None:
         self.closed += 1
@@ -134,12 +134,14 @@ class ScriptedBackend(ScriptedActivator):
     async def is_healthy(self) -> bool:
         return self.healthy
 
-    async def open_stream(self, path: str, body: Mapping[str, Any], expert: str, slot: int | None) -> ScriptedStream:
+    async def open_stream(
+        self, path: str, body: Mapping[str, Any], expert: str, slot: int | None, *, until_s: float
+    ) -> ScriptedStream:
         self.received.append((path, body, expert, slot))
         script = self._scripts.pop(0) if len(self._scripts) > 1 else self._scripts[0]
         if isinstance(script, Exception):
             raise script
-        self.streams.append(ScriptedStream(script))
+        self.streams.append(ScriptedStream(script, until_s))
         return self.streams[-1]
 
 
