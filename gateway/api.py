@@ -140,7 +140,7 @@ async def _recorded(
 
 
 async def _complete(request: Request, send: Send, record: Record, shape: Shape) -> None:
-    gateway = gateway_of(request)
+    gateway = record.gateway
     wanted = parse_completion(shape, await read_json(request), max_tokens=gateway.max_tokens)
     selection = await gateway.selector.select(wanted.model, wanted.turns)
     record.selected(selection)
@@ -170,7 +170,7 @@ async def _stream(
     request: Request, send: Send, record: Record, wanted: CompletionRequest, selection: Selection
 ) -> None:
     """Begin the answer and write it. After ``keep_alive_s`` without its first event the client gets its 200 first."""
-    gateway = gateway_of(request)
+    gateway = record.gateway
     try:
         async with WhileConnected(request.scope, request.receive) as client:
             stream = EventStream(request.scope, send, client, gateway.keep_alive_s, gateway.client_stall_s)

@@ -61,6 +61,7 @@ class Record:
     """One request's facts; ``finish`` counts and logs them, once."""
 
     def __init__(self, gateway: Gateway, request: Request, endpoint: str) -> None:
+        self.gateway = gateway
         self._metrics = gateway.metrics
         self._endpoint = endpoint
         self._started = time.monotonic()

@@ -22,8 +22,8 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def _time(record: logging.LogRecord) -> str:
-    second, fraction = divmod(record.created, 1)
-    return f"{_second(int(second))}.{int(fraction * 1000):03}Z"
+    second, milliseconds = divmod(int(record.created * 1000), 1000)
+    return f"{_second(second)}.{milliseconds:03}Z"
 
 
 @functools.lru_cache(maxsize=2)

@@ -341,4 +341,6 @@ class Scheduler:
 
 def _fittest(able: list[Backend], request: Request) -> Backend:
     """The backend that holds the conversation's KV on a free slot, else the one with most room."""
+    if len(able) == 1:
+        return able[0]
     return max(able, key=lambda b: (b.slots.knows(request.expert, request.conversation), b.slots.room))

@@ -48,7 +48,7 @@ class Slots:
 
     def knows(self, expert: str, conversation: str) -> bool:
         """Whether a free slot holds this conversation's KV, computed under this expert."""
-        return any(s.lease is None and (s.expert, s.conversation) == (expert, conversation) for s in self._slots)
+        return self._own(expert, conversation) is not None
 
     def take(self, lease: int, expert: str, conversation: str, width: int, now: float) -> tuple[int, ...]:
         """Lease the ``width`` slots whose KV is the best to use or the least to lose.
@@ -60,11 +60,15 @@ class Slots:
         them), and one whose conversation has come back before as 300 s younger (it will again). The four were tuned
         with ``benchmarks/policy.py``.
         """
-        never_s = min([now - _NEVER_USED_S, *(s.last_used_s - _SAME_EXPERT_S for s in self._slots if s.expert)])
         taken: list[int] = []
+        never_s: float | None = None
         for _ in range(width):
-            free = (index for index, slot in enumerate(self._slots) if slot.lease is None)
-            index = min(free, key=lambda i: self._rank(i, expert, conversation, never_s))
+            index = self._own(expert, conversation)
+            if index is None:
+                if never_s is None:
+                    used_s = [slot.last_used_s - _SAME_EXPERT_S for slot in self._slots if slot.expert]
+                    never_s = min([now - _NEVER_USED_S, *used_s])
+                index = self._least(expert, never_s)
             slot = self._slots[index]
             slot.returned = (slot.expert, slot.conversation) == (expert, conversation)
             slot.lease, slot.expert, slot.conversation, slot.last_used_s = lease, expert, conversation, now
@@ -72,16 +76,28 @@ class Slots:
         self.running += width
         return tuple(taken)
 
-    def _rank(self, index: int, expert: str, conversation: str, never_s: float) -> tuple[float, ...]:
-        """Least first. ``never_s``: when a slot that was never used counts as used last."""
+    def _own(self, expert: str, conversation: str) -> int | None:
+        """The free slot that holds this conversation's KV, of several the one used last."""
+        found = [
+            index
+            for index, slot in enumerate(self._slots)
+            if slot.lease is None and slot.conversation == conversation and slot.expert == expert
+        ]
+        return max(found, key=lambda index: self._slots[index].last_used_s, default=None)
+
+    def _least(self, expert: str, never_s: float) -> int:
+        """The free slot whose KV is the least to lose; ``never_s``: when one never used counts as used last."""
+        free = [index for index, slot in enumerate(self._slots) if slot.lease is None]
+        return min(free, key=lambda index: self._rank(index, expert, never_s))
+
+    def _rank(self, index: int, expert: str, never_s: float) -> tuple[float, ...]:
+        """Least first."""
         slot = self._slots[index]
-        if (slot.expert, slot.conversation) == (expert, conversation):
-            return 0, -slot.last_used_s
         used_s = slot.last_used_s if slot.expert else never_s
         around = self._slots[max(0, index - 1) : index + 2]
         neighbours = sum(other.lease is not None for other in around)  # the slot itself is free
         bonus = _SAME_EXPERT_S * (slot.expert == expert) + _NEIGHBOUR_S * neighbours - _RETURNED_S * slot.returned
-        return 1, used_s - bonus, slot.expert is not None, index
+        return used_s - bonus, slot.expert is not None, index
 
     def give_back(self, indices: Sequence[int], now: float) -> None:
         for index in indices:
