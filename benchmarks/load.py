@@ -33,12 +33,16 @@ def chat(model: str, text: str, *, stream: bool, path: str = "/v1/chat/completio
 
 
 class _Client(asyncio.Protocol):
-    """One connection: sends the next request when the answer to the last one is whole, until the time is up."""
+    """One connection: sends the next request when the answer to the last one is whole, until the time is up.
 
-    def __init__(self, requests: Iterator[bytes], until: float) -> None:
+    ``seconds``: of the answers that ended between ``since`` and ``until``.
+    """
+
+    def __init__(self, requests: Iterator[bytes], since: float, until: float) -> None:
         self.seconds: list[float] = []
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._requests = requests
+        self._since = since
         self._until = until
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -59,7 +63,9 @@ class _Client(asyncio.Protocol):
             if not self._received.startswith(b"HTTP/1.1 200"):
                 self._finish(RuntimeError(self._received[:500].decode()))
                 return
-            self.seconds.append(time.perf_counter() - self._begun)
+            now = time.perf_counter()
+            if self._since <= now < self._until:
+                self.seconds.append(now - self._begun)
             self._ask()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -86,26 +92,26 @@ def is_whole(response: bytes) -> bool:
 
 
 def requests_for(
-    port: int, requests: Callable[[int], bytes], clients: int, seconds: float
+    port: int, requests: Callable[[int], bytes], clients: int, seconds: float, *, warm_s: float = 0.0
 ) -> tuple[list[float], float]:
     """Ask with so many clients for so long; returns each answer's seconds, and answers a second.
 
     Args:
+        warm_s: for so long before that, unnoticed.
         requests: makes the n-th request.
     """
 
     async def run() -> tuple[list[float], float]:
         loop = asyncio.get_running_loop()
         numbered = map(requests, itertools.count())
-        begun = time.perf_counter()
+        since = time.perf_counter() + warm_s
         made = [
-            await loop.create_connection(lambda: _Client(numbered, begun + seconds), "127.0.0.1", port)
+            await loop.create_connection(lambda: _Client(numbered, since, since + seconds), "127.0.0.1", port)
             for _ in range(clients)
         ]
         await asyncio.gather(*(client.done for _, client in made))
-        took = time.perf_counter() - begun
         all_seconds = [second for _, client in made for second in client.seconds]
-        return all_seconds, len(all_seconds) / took
+        return all_seconds, len(all_seconds) / seconds
 
     return uvloop.run(run())
 

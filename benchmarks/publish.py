@@ -60,6 +60,7 @@ def main() -> None:
         warm_named_s=round(warm[0], 1),
         warm_auto_s=round(warm[1], 1),
         floor_s=round(floor_s, 2),
+        auto_ratio=round(cold[1] / floor_s, 2),
         ratio=round(cold[0] / floor_s, 2),
     )
 
@@ -94,7 +95,7 @@ def ask_until_served(url: str, model: str, expert: str, begun: float) -> float:
         answer = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=_LIMIT_S)
         if answer.is_success and answer.headers["x-pointsman-expert"] == expert:
             return time.monotonic() - begun
-        time.sleep(0.2)
+        time.sleep(0.1)
     raise RuntimeError(f"{expert} answered nothing within {_LIMIT_S:g} s: {answer.status_code} {answer.text[:200]}")
 
 

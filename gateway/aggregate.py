@@ -6,7 +6,6 @@ llama-server would have sent. Knows the three shapes of ``schemas.Shape``, nothi
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from pydantic_core import from_json
@@ -44,36 +43,11 @@ def _all_data(events: bytes) -> list[Any]:
     return found
 
 
-_WORD = b'data: {"choices":[{"finish_reason":null,"index":0,"delta":{"content":"'
-_WORD_TO_ITS_END = re.compile(re.escape(_WORD) + rb'(?:[^"\\]|\\.)*(?="\}\}\])')
-
-
-class _Joiner:
-    """Makes one event of events that follow each other and differ in nothing but their word: a tenth of the JSON.
-
-    What stands between two such words is cut out: the end of the one event and the beginning of the other. It begins
-    with the quote that ends a string and holds line ends, which no JSON string does, so it is never a part of a word.
-    A choice that says more of its word, such as its probability, is left alone.
-    """
-
-    def __init__(self) -> None:
-        self._between: bytes | None = None
-
-    def join(self, events: bytes) -> bytes:
-        if self._between is None:
-            first = _WORD_TO_ITS_END.search(events)
-            if first is None:
-                return events
-            self._between = events[first.end() : events.index(b"\n\n", first.end()) + 2] + _WORD
-        return events.replace(self._between, b"")
-
-
 class Aggregate:
     """Feed it all events in order, then take ``body``."""
 
     def __init__(self, shape: Shape) -> None:
         self._shape = shape
-        self._joiner = _Joiner()
         self._top: dict[str, Any] = {}
         self._choices: dict[int, dict[str, Any]] = {}
 
@@ -83,7 +57,7 @@ class Aggregate:
         Raises:
             BackendUnavailable: the data of one is not JSON.
         """
-        for data in _all_data(self._joiner.join(events)):
+        for data in _all_data(events):
             if not isinstance(data, dict):
                 continue
             if self._shape is Shape.RESPONSE:

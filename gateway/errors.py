@@ -11,6 +11,7 @@ GatewayError                status, type, code
 ├─ QueueFull                429 + Retry-After
 ├─ LeaseTimeout             503 + Retry-After
 ├─ ShuttingDown             503
+├─ RouterNotRenewed         500: a reload that came half way
 └─ BackendError             502
    ├─ BackendUnavailable    502, or 503 + Retry-After while it restarts
    ├─ BackendTimeout        504
@@ -40,6 +41,7 @@ __all__ = [
     "ManifestError",
     "QueueFull",
     "RateLimited",
+    "RouterNotRenewed",
     "ShuttingDown",
     "error_body",
 ]
@@ -131,6 +133,10 @@ class ShuttingDown(GatewayError):
     status = 503
     type = "server_error"
     code = "shutting_down"
+
+
+class RouterNotRenewed(GatewayError):
+    code = "router_not_renewed"
 
 
 class BackendError(GatewayError):

@@ -103,11 +103,12 @@ class HttpClient:
     async def _connect(self, origin: str, until_s: float) -> _Connection:
         loop = asyncio.get_running_loop()
         host, port, context = _address(origin)
+        patient_until_s = loop.time() + self._connect_s
         try:
-            async with asyncio.timeout_at(min(loop.time() + self._connect_s, until_s)):
+            async with asyncio.timeout_at(min(patient_until_s, until_s)):
                 _, connection = await loop.create_connection(lambda: _Connection(loop), host, port, ssl=context)
         except TimeoutError as error:
-            if loop.time() >= until_s:
+            if until_s <= patient_until_s:
                 raise _too_long() from error
             raise BackendUnavailable(
                 f"The backend cannot be reached: no connection to {host} within {self._connect_s:g} s"
@@ -319,7 +320,7 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.open = False
-        if self._headed and not self._framed and exc is None:
+        if self._headed and not self._framed and exc is None and self._error is None:
             self._complete = True
         self.fail(BackendUnavailable(f"The connection to the backend broke: {exc or 'it was closed'}"))
 

@@ -102,9 +102,7 @@ class Answer:
         aggregate = Aggregate(self._request.shape)
         while events := await self._read():
             aggregate.add(events)
-        body = aggregate.body(self._lease.expert, self.facts)
-        self._count(body.get("timings"))
-        return body
+        return aggregate.body(self._lease.expert, self.facts)
 
     async def read(self) -> bytes:
         """The next events for the client, all that have arrived together; ``b""`` after the last.
@@ -114,13 +112,11 @@ class Answer:
         if self.outcome.error is not None:
             return b""
         try:
-            if events := await self._read():
-                return self._mark(events)
-            self._count(self._timings())
+            events = await self._read()
         except GatewayError as error:
             self.outcome.error = error.code
             return error_event(error, self._request.shape)
-        return b""
+        return self._mark(events) if events else b""
 
     async def aclose(self) -> None:
         """Stop the generation if it still runs, and give the lease back; idempotent."""
@@ -128,7 +124,7 @@ class Answer:
         self._lease.release()
 
     async def _read(self) -> bytes:
-        """The next events, ``b""`` at the end: errors raised, an early end noticed."""
+        """The next events, ``b""`` at the end: errors raised, tokens counted, an early end noticed."""
         events = b"" if self._done else self._next or await self._stream.read()
         events, self._next = _before_error(events)
         if events:
@@ -137,6 +133,7 @@ class Answer:
             return events
         if self._next:
             raise _error_in(self._next)
+        self._count()
         if not self.outcome.finished:
             raise BackendUnavailable("The backend's answer ended before it was complete.")
         return b""
@@ -167,13 +164,11 @@ class Answer:
                 events = events[: rest - 1] + facts[:-1] + b"," + events[rest:]
         return events
 
-    def _timings(self) -> Any:
-        """What the last event that tells them says of tokens and times."""
+    def _count(self) -> None:
+        """Take the token counts from the last event that tells them."""
         before, mark, after = self._timed.rpartition(_TIMINGS)
         data = event_data(before.rpartition(b"\n\n")[2] + mark + after.partition(b"\n\n")[0])
-        return data.get("timings") if isinstance(data, dict) else None
-
-    def _count(self, timings: Any) -> None:
+        timings = data.get("timings") if isinstance(data, dict) else None
         if isinstance(timings, dict):
             self.outcome.cached_tokens = int(timings.get("cache_n", 0))
             self.outcome.prompt_tokens = self.outcome.cached_tokens + int(timings.get("prompt_n", 0))

@@ -15,7 +15,7 @@ from typing import Any
 from router import Router
 
 from .engine import Engine
-from .errors import ConfigError
+from .errors import RouterNotRenewed
 from .experts import Expert, ExpertRegistry, Rejected
 from .leases import LeasePool
 from .routing import RouterFactory
@@ -86,8 +86,8 @@ class Reloader:
         what it gives to an expert that is gone goes to the fallback.
 
         Raises:
-            ConfigError, BackendStartError: one of them cannot be had; all is served as before, or, where the message
-                says so, by name only.
+            ConfigError, BackendStartError: one of them cannot be had; all is served as before.
+            RouterNotRenewed: the experts are served, but `auto` goes on with the router before.
         """
         async with self._reloading:
             found = await asyncio.to_thread(self._scan)
@@ -97,9 +97,11 @@ class Reloader:
             self._register(found, refused)
             try:
                 fresh = await self._router(found, refused)
-            except ConfigError as error:
-                raise ConfigError(
-                    f"the experts are served by name, but auto decides as before, for lack of a router: {error}"
+            except Exception as error:
+                log.exception("no router for the experts that are served now; the one before decides")
+                raise RouterNotRenewed(
+                    "The experts are served by name, but auto decides as before, for lack of a router: "
+                    f"{error or type(error).__name__}"
                 ) from error
             old, selector.router = selector.router, fresh
             if old is not None:

@@ -60,14 +60,11 @@ class Slots:
         them), and one whose conversation has come back before as 300 s younger (it will again). The four were tuned
         with ``benchmarks/policy.py``.
         """
+        never_s = min([now - _NEVER_USED_S, *(s.last_used_s - _SAME_EXPERT_S for s in self._slots if s.expert)])
         taken: list[int] = []
-        never_s: float | None = None
         for _ in range(width):
             index = self._own(expert, conversation)
             if index is None:
-                if never_s is None:
-                    used_s = [slot.last_used_s - _SAME_EXPERT_S for slot in self._slots if slot.expert]
-                    never_s = min([now - _NEVER_USED_S, *used_s])
                 index = self._least(expert, never_s)
             slot = self._slots[index]
             slot.returned = (slot.expert, slot.conversation) == (expert, conversation)

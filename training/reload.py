@@ -22,7 +22,7 @@ def reload_gateway(url: str, cache_dir: Path, names: Sequence[str]) -> str:
     The admin key is `$GATEWAY_ADMIN_KEY`, or the one the gateway keeps in the cache.
 
     Raises:
-        PublishError: a gateway runs there, and does not serve them now: says why. They stay published.
+        PublishError: a gateway runs there, and does not serve them now, or by name only: says why. They stay published.
     """
     key, key_from = os.environ.get("GATEWAY_ADMIN_KEY", ""), "GATEWAY_ADMIN_KEY"
     if not key:
@@ -42,11 +42,21 @@ def reload_gateway(url: str, cache_dir: Path, names: Sequence[str]) -> str:
         why = f"does not take the admin key of {key_from}" if key else f"wants an admin key, and {key_from} has none"
         advice = "set GATEWAY_ADMIN_KEY, or --cache-dir to the cache that it uses"
         raise PublishError(f"published, but the gateway at {url} {why}: {advice}")
+    if answer.status_code == 500 and _error(answer).get("code") == "router_not_renewed":
+        raise PublishError(f"published, but the gateway at {url} serves by name only: {_error(answer).get('message')}")
     if answer.status_code != 200:
         raise PublishError(
             f"published, but the gateway at {url} refused to reload: {answer.status_code} {answer.text[:300]}"
         )
     return _outcome(url, answer.json(), names)
+
+
+def _error(answer: httpx.Response) -> dict[str, Any]:
+    try:
+        error = answer.json()["error"]
+    except (ValueError, TypeError, KeyError):
+        return {}
+    return error if isinstance(error, dict) else {}
 
 
 def _outcome(url: str, answer: dict[str, Any], names: Sequence[str]) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -212,6 +214,30 @@ async def test_an_answer_ends_when_its_time_is_over(client: HttpClient, server: 
     with pytest.raises(BackendTimeout, match="longer than this gateway allows"):
         await read(await ask(client, server, until_s=until_s))
     await asyncio.wait_for(server.left.wait(), 20)
+
+
+async def test_time_that_is_over_while_connecting_is_no_unreachable_backend(client: HttpClient) -> None:
+    listening = socket.socket()
+    with contextlib.closing(listening), contextlib.ExitStack() as waiting:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)  # and nobody accepts: the next connection but one waits
+        for _ in range(3):
+            other = waiting.enter_context(contextlib.closing(socket.socket()))
+            other.setblocking(False)
+            other.connect_ex(listening.getsockname())
+        until_s = asyncio.get_running_loop().time() + 0.2
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}/"
+        with pytest.raises(BackendTimeout) as caught:
+            await client.request("GET", url, headers={}, silence_s=20.0, until_s=until_s)
+        assert caught.value.code == "request_timeout"
+
+
+async def test_a_reader_who_is_slow_has_no_more_time(client: HttpClient, server: Server) -> None:
+    server.scripts = [[OK + b"\r\n", *([b"x" * 65536] * 400), "hang"]]  # more than is read ahead
+    response = await ask(client, server, until_s=asyncio.get_running_loop().time() + 0.5)
+    await asyncio.wait_for(server.left.wait(), 20)
+    with pytest.raises(BackendTimeout):
+        await read(response)
 
 
 async def test_time_that_is_over_still_gives_what_had_come(client: HttpClient, server: Server) -> None:

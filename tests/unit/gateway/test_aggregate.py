@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from unit.fakes import chat_events, sse
 
-from gateway.aggregate import Aggregate, _all_data, _Joiner, event_data
+from gateway.aggregate import Aggregate, event_data
 from gateway.errors import BackendUnavailable
 from gateway.schemas import Shape
 
@@ -52,42 +49,6 @@ def test_a_chat_answer_is_openais_body_with_every_required_null() -> None:
         "timings": {"cache_n": 3, "prompt_n": 4, "predicted_n": 5, "predicted_ms": 50.0},
         "pointsman": FACTS,
     }
-
-
-def word(text: str, ensure_ascii: bool, **more: Any) -> bytes:
-    """As llama-server writes it."""
-    data = {
-        "choices": [{"finish_reason": None, "index": 0, "delta": {"content": text}, **more}],
-        "created": 7,
-        "id": "x",
-    }
-    return b"data: " + json.dumps(data, separators=(",", ":"), ensure_ascii=ensure_ascii).encode() + b"\n\n"
-
-
-TEXTS = st.text(st.sampled_from('a"\\\n{}[]:,ü😀\0') | st.characters(exclude_categories=["Cs"]), max_size=6)
-
-
-@given(
-    words=st.lists(TEXTS | st.just('"}}],"created":7}\n\ndata: {"choices":[{'), max_size=8), ensure_ascii=st.booleans()
-)
-def test_words_that_come_together_are_the_same_answer(words: list[str], ensure_ascii: bool) -> None:
-    events = [word(text, ensure_ascii) for text in words]
-    end = choice({}, "stop")
-    for cut in (0, len(events) // 2):  # all together, and in two parts
-        together = whole(Shape.CHAT, b"".join(events[:cut]), b"".join([*events[cut:], end]))
-        assert together["choices"][0]["message"]["content"] == ("".join(words) if words else None)
-        assert together == whole(Shape.CHAT, *events, end)
-
-
-def test_words_that_come_together_are_read_as_one_event() -> None:
-    assert len(_all_data(_Joiner().join(word("a", True) * 9 + choice({}, "stop")))) == 2
-
-
-def test_every_word_keeps_its_probability() -> None:
-    said = {"content": [{"token": "a", "logprob": -0.5}]}
-    body = whole(Shape.CHAT, word("a", True, logprobs=said) * 3 + choice({}, "stop"))
-    assert body["choices"][0]["logprobs"] == {"content": said["content"] * 3}
-    assert body["choices"][0]["message"]["content"] == "aaa"
 
 
 def test_tool_calls_come_in_pieces_and_in_parallel() -> None:

@@ -20,6 +20,7 @@ TREE = {
     "RateLimited": ("GatewayError", 429, "rate_limit_error", "rate_limit_exceeded"),
     "QueueFull": ("GatewayError", 429, "rate_limit_error", "queue_full"),
     "LeaseTimeout": ("GatewayError", 503, "server_error", "queue_timeout"),
+    "RouterNotRenewed": ("GatewayError", 500, "server_error", "router_not_renewed"),
     "ShuttingDown": ("GatewayError", 503, "server_error", "shutting_down"),
     "BackendError": ("GatewayError", 502, "server_error", "backend_error"),
     "BackendUnavailable": ("BackendError", 502, "server_error", "backend_unavailable"),

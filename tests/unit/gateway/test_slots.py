@@ -110,6 +110,11 @@ def test_a_wide_request_takes_its_own_slot_and_others() -> None:
     assert take(slots, "b", "y", 3.0, width=2) == (1, 2)
 
 
+def test_a_wide_request_spares_a_neighbours_kv_while_slots_were_never_used() -> None:
+    slots = used(4, ("a", "x", 0.0), ("a", "y", 700.0))
+    assert take(slots, "a", "x", 1000.0, width=2) == (0, 2)
+
+
 def test_interleaved_conversations_never_meet_when_there_is_a_slot_for_each() -> None:
     slots = Slots(8, at_once=4)
     talks = [(f"expert {number % 4}", f"talk {number}") for number in range(8)]

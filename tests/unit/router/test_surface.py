@@ -9,7 +9,7 @@ import router
 def test_all_names_every_public_export() -> None:
     exported = {name for name in vars(router) if name[0].isupper() and not name.isupper()}
     functions = {
-        "decide_all", "ensure_encoder", "find_overlap", "finetune", "fit", "load_artifact", "load_current",
+        "check_examples", "decide_all", "ensure_encoder", "find_overlap", "finetune", "fit", "load_artifact", "load_current",
         "load_reference", "render_report", "split", "summarise",
     }  # fmt: skip
     assert set(router.__all__) == exported | functions

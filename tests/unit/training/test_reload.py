@@ -67,6 +67,11 @@ def test_the_key_that_the_gateway_made_is_found(
             "published, but the gateway at .* does not serve tea: trained on base X",
         ),
         ({"experts": ["baking"], "rejected": []}, 200, "does not know tea: does it read another experts directory"),
+        (
+            {"error": {"code": "router_not_renewed", "message": "auto decides as before: no encoder"}},
+            500,
+            "published, but the gateway at .* serves by name only: auto decides as before: no encoder",
+        ),
         ({"error": "no"}, 500, 'refused to reload: 500 {"error": "no"}'),
     ],
 )
