@@ -9,8 +9,8 @@ import router
 def test_all_names_every_public_export() -> None:
     exported = {name for name in vars(router) if name[0].isupper() and not name.isupper()}
     functions = {
-        "check_examples", "decide_all", "ensure_encoder", "find_overlap", "finetune", "fit", "load_artifact", "load_current",
-        "load_reference", "render_report", "split", "summarise",
+        "check_examples", "decide_all", "ensure_encoder", "find_overlap", "finetune", "fit", "load_artifact",
+        "load_current", "load_reference", "render_report", "split", "summarise",
     }  # fmt: skip
     assert set(router.__all__) == exported | functions
     assert router.__all__ == sorted(router.__all__, key=lambda name: (name[0].islower(), name.lower()))
