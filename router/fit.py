@@ -44,6 +44,8 @@ FOLDS = ((2500, 10), (None, 3))
 is one for a weaker router; of many the time counts: of the shipped experts' 7,000 texts, five folds chose no better."""
 
 FEW_A_FOLD = 10
+"""Texts of one label: of fewer in each fold, lots alone would spread them too unevenly."""
+
 STRANGER_GROUPS = 2
 MAX_CLUSTERS = 15
 EXAMPLES_PER_CLUSTER = 4
