@@ -72,7 +72,7 @@ def test_a_new_expert_is_picked_up_while_a_stream_runs(
     publish("baking", 1)
     publish("cycling", 2)
     with make_gateway(experts={"dir": str(experts)}, engine={"ctx_per_slot": 4096}) as gateway:
-        stream = Streaming(gateway, "baking", 3900)
+        stream = Streaming(gateway, "baking", 1500)
         publish("gardening", 3)
         with ThreadPoolExecutor(1) as pool:
             reloading = pool.submit(gateway.admin, "POST", "reload")
