@@ -287,10 +287,10 @@ class _Connection(asyncio.Protocol):
     def _check_time(self) -> None:
         """One timer an answer, set anew only when it fires: a piece costs no timer."""
         self._timer = None
-        now = self.loop.time()
-        silent_at_s = now + 1.0 if self._paused else self._last_s + self._silence_s  # paused: we do not read
         if self._complete:
             return
+        now = self.loop.time()
+        silent_at_s = now + 1.0 if self._paused else self._last_s + self._silence_s  # paused: we do not read
         if now >= self._until_s:
             self.fail(_too_long())
         elif now >= silent_at_s:

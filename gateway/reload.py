@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Collection, Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,10 @@ class Scanned:
     def weights(self) -> dict[str, tuple[str, float]]:
         """What the engine would have to load: each expert's adapter, by hash, and its scale."""
         return {name: (e.manifest.adapter.sha256, e.manifest.scale) for name, e in self.experts.items()}
+
+    def without(self, refused: Collection[str]) -> dict[str, Expert]:
+        """The experts by name, but for these."""
+        return {name: expert for name, expert in self.experts.items() if name not in refused}
 
 
 class Reloader:
@@ -91,9 +95,10 @@ class Reloader:
         """
         async with self._reloading:
             found = await asyncio.to_thread(self._scan)
-            await asyncio.to_thread(self._routers.check, self._kept(found, self._refused_before(found)))
+            left_out = self._refused_before(found)
+            await asyncio.to_thread(self._routers.check, list(found.without(left_out).values()))
             replaced = found.weights != self._loaded
-            refused = await engine.replace(list(found.experts.values())) if replaced else self._refused_before(found)
+            refused = await engine.replace(list(found.experts.values())) if replaced else left_out
             self._register(found, refused)
             try:
                 fresh = await self._router(found, refused)
@@ -118,14 +123,10 @@ class Reloader:
         return {n: known[n] for n, w in found.weights.items() if n in known and self._loaded.get(n) == w}
 
     async def _router(self, found: Scanned, refused: Mapping[str, str]) -> Router | None:
-        return await asyncio.to_thread(self._routers.build, self._kept(found, refused))
-
-    @staticmethod
-    def _kept(found: Scanned, refused: Mapping[str, str]) -> list[Expert]:
-        return [expert for name, expert in found.experts.items() if name not in refused]
+        return await asyncio.to_thread(self._routers.build, list(found.without(refused).values()))
 
     def _register(self, found: Scanned, refused: Mapping[str, str]) -> None:
-        good = {name: expert for name, expert in found.experts.items() if name not in refused}
+        good = found.without(refused)
         rejected = [*found.rejected, *(Rejected(name, reason) for name, reason in sorted(refused.items()))]
         before = {expert.name for expert in self._registry}
         self._registry.replace(good, rejected)

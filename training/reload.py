@@ -42,8 +42,8 @@ def reload_gateway(url: str, cache_dir: Path, names: Sequence[str]) -> str:
         why = f"does not take the admin key of {key_from}" if key else f"wants an admin key, and {key_from} has none"
         advice = "set GATEWAY_ADMIN_KEY, or --cache-dir to the cache that it uses"
         raise PublishError(f"published, but the gateway at {url} {why}: {advice}")
-    if answer.status_code == 500 and _error(answer).get("code") == "router_not_renewed":
-        raise PublishError(f"published, but the gateway at {url} serves by name only: {_error(answer).get('message')}")
+    if (refusal := _error(answer)).get("code") == "router_not_renewed":
+        raise PublishError(f"published, but the gateway at {url} serves by name only: {refusal.get('message')}")
     if answer.status_code != 200:
         raise PublishError(
             f"published, but the gateway at {url} refused to reload: {answer.status_code} {answer.text[:300]}"
