@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gateway.backend import Backend, BackendStream
-from gateway.errors import BackendRefused, BackendUnavailable
+from gateway.errors import BackendError, BackendRefused, BackendUnavailable
 from gateway.experts import BASE, Expert
 from gateway.process import LaunchSpec, binary_arguments, free_port
 
@@ -63,6 +63,22 @@ async def test_activate_reads_back_one_scale_and_no_other(backend: Backend, pair
         await backend.activate(name)
         rows = await backend._json("GET", "/lora-adapters")
         assert [{"id": row["id"], "scale": row["scale"]} for row in rows] == backend.lora_field(name)
+
+
+async def test_a_swap_that_the_server_accepts_and_does_not_make_is_an_error(
+    backend: Backend, pair: list[Expert], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = (expert.name for expert in pair)
+    await backend.activate(first)
+    ask = backend._json
+
+    async def deaf(method: str, path: str, body: Any = None, **options: Any) -> Any:
+        return {"success": True} if method == "POST" else await ask(method, path, body, **options)
+
+    monkeypatch.setattr(backend, "_json", deaf)
+    with pytest.raises(BackendError, match=f"swap to '{second}' was not applied"):
+        await backend.activate(second)
+    await backend.activate(first)  # what is active is no error
 
 
 async def test_per_request_activates_without_touching_the_server(
