@@ -85,7 +85,7 @@ LEAST = {
     "multi_turn_second, new-question": 0.97,
     "multi_turn_second, switch": 0.83,
     "multi_turn_second, leave": 0.83,
-    "multi_turn_second, base-follow-up": 0.8,
+    "multi_turn_second, base-follow-up": 0.87,
 }
 
 
