@@ -85,9 +85,9 @@ class Reloader:
     async def reload(self, engine: Engine, selector: Selector) -> dict[str, Any]:
         """Serve what the directory holds now; running streams go on to their end.
 
-        Mistakes in files are looked for first. Then the engine: once it is up, a new expert answers by its name, some
-        twenty seconds before the router has been fitted and `auto` finds it. Meanwhile the router before decides, and
-        what it gives to an expert that is gone goes to the fallback.
+        Mistakes in files are looked for first. Then the router is fitted while the engine is replaced. Once that is up,
+        a new expert answers by its name, some twenty seconds before the router is ready and `auto` finds it. Meanwhile
+        the router before decides, and what it gives to an expert that is gone goes to the fallback.
 
         Raises:
             ConfigError, BackendStartError: one of them cannot be had; all is served as before.
@@ -97,10 +97,12 @@ class Reloader:
             found = await asyncio.to_thread(self._scan)
             left_out = self._refused_before(found)
             await asyncio.to_thread(self._routers.check, list(found.without(left_out).values()))
+            preparing = self._prepare(found, left_out)
             replaced = found.weights != self._loaded
             refused = await engine.replace(list(found.experts.values())) if replaced else left_out
             self._register(found, refused)
             try:
+                await preparing
                 fresh = await self._router(found, refused)
             except Exception as error:
                 log.exception("no router for the experts that are served now; the one before decides")
@@ -121,6 +123,11 @@ class Reloader:
         """What the engine could not load and would not load now: the same adapters."""
         known = {row.name: row.reason for row in self._registry.rejected}
         return {n: known[n] for n, w in found.weights.items() if n in known and self._loaded.get(n) == w}
+
+    def _prepare(self, found: Scanned, left_out: Collection[str]) -> asyncio.Future[None]:
+        """Fit beside the engine. Goes on when that fails: the next reload finds what was fitted."""
+        experts = list(found.without(left_out).values())
+        return asyncio.ensure_future(asyncio.to_thread(self._routers.prepare, experts))
 
     async def _router(self, found: Scanned, refused: Mapping[str, str]) -> Router | None:
         return await asyncio.to_thread(self._routers.build, list(found.without(refused).values()))

@@ -5,6 +5,7 @@ Owns where examples and artifacts lie; fitting and deciding belong to the ``rout
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -163,6 +164,12 @@ class RouterFactory:
             check_examples(source.examples, source.negatives, source.passages)
         except RouterError as error:
             raise ConfigError(f"router: {error}") from error
+
+    def prepare(self, experts: Sequence[Expert]) -> None:
+        """Do beforehand what takes `build` its time: open the encoder, fit. What fails is `build`'s to say."""
+        if experts and self._artifact is None:
+            with contextlib.suppress(ConfigError):
+                self.fitted(experts)
 
     def open_bundle(self, bundle: Bundle, *, encoder: str | None = None, remembers: bool = True) -> Router:
         """Make a router from a directory.

@@ -35,9 +35,10 @@ The engine has a session of its own: a nice child in the gateway's would still t
 
 
 class ApartFitter:
-    """Fits one router after another, each in a child of its own. `fit` from any thread, `close` from another."""
+    """Fits one router after another, each in a child of its own. `fit` and `close` from any thread."""
 
     def __init__(self) -> None:
+        self._turn = threading.Lock()
         self._lock = threading.Lock()
         self._child: Child | None = None
         self._closed = False
@@ -88,17 +89,18 @@ class ApartFitter:
                 self._child.kill()
 
     def _run(self, job: dict[str, Any]) -> None:
-        with self._lock:
-            if self._closed:
-                raise RouterError("fitting was ended: the program stops")
-            child = self._child = Child("router.apart")
-        try:
-            child.run(job)
-        except ChildFailed as error:
-            raise RouterError(str(error) or f"fitting was ended: exit code {error.status}") from None
-        finally:
+        with self._turn:
             with self._lock:
-                self._child = None
+                if self._closed:
+                    raise RouterError("fitting was ended: the program stops")
+                child = self._child = Child("router.apart")
+            try:
+                child.run(job)
+            except ChildFailed as error:
+                raise RouterError(str(error) or f"fitting was ended: exit code {error.status}") from None
+            finally:
+                with self._lock:
+                    self._child = None
 
 
 def _give_way() -> None:

@@ -108,7 +108,9 @@ class Classifier:
 
 def apply_kernel(cosines: Vectors) -> Vectors:
     """Return the kernel's values for cosines of unit vectors."""
-    values: Vectors = np.exp((2 * GAMMA) * (cosines - 1))
+    values: Vectors = cosines - 1
+    values *= 2 * GAMMA
+    np.exp(values, out=values)
     return values
 
 

@@ -258,7 +258,8 @@ def _fit_kernel(vectors: Vectors, labels: Indices, seed: int) -> tuple[Vectors, 
     targets = np.where(np.stack(columns, axis=1), np.float32(1), np.float32(-1))
     offsets = targets.mean(axis=0)
     fitted_on = _draw(labels, seed)
-    factor = cho_factor(ridge_matrix(vectors[fitted_on]), overwrite_a=True)
+    # Transposed, a symmetric matrix is what LAPACK reads without a copy.
+    factor = cho_factor(ridge_matrix(vectors[fitted_on]).T, overwrite_a=True, check_finite=False)
     duals = np.zeros_like(targets)
     duals[fitted_on] = cho_solve(factor, targets[fitted_on] - offsets)
     return duals, offsets

@@ -55,6 +55,26 @@ def test_closing_ends_a_fit_and_forbids_the_next(embedder: OnnxEmbedder) -> None
         fitter.fit(examples(), negatives(), embedder)
 
 
+def test_fits_take_turns_and_closing_ends_them_all(embedder: OnnxEmbedder) -> None:
+    fitter = ApartFitter()
+    ended: list[str] = []
+
+    def fit_until_closed() -> None:
+        try:
+            fitter.fit(examples(), negatives(), embedder)
+        except RouterError as error:
+            ended.append(str(error))
+
+    fits = [threading.Thread(target=fit_until_closed) for _ in range(2)]
+    for each in fits:
+        each.start()
+    time.sleep(0.5)
+    fitter.close()
+    for each in fits:
+        each.join()
+    assert sorted(ended) == ["fitting was ended: exit code -9", "fitting was ended: the program stops"]
+
+
 @pytest.mark.skipif(not AUTOGROUP.exists(), reason="this system does not share a core between sessions first")
 def test_the_child_gives_way_in_a_session_of_its_own(embedder: OnnxEmbedder) -> None:
     fitter = ApartFitter()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -26,6 +28,9 @@ class World:
     def __init__(self, root: Path, *, retry_refused: bool = False) -> None:
         self.root = root
         self.done: list[Any] = []
+        self.prepared: list[list[str]] = []
+        self.preparing = threading.Event()
+        self.while_replaced: Callable[[], None] = lambda: None
         self.refused: dict[str, str] = {}
         self.mistake: ConfigError | None = None
         self.failure: Exception | None = None
@@ -43,6 +48,10 @@ class World:
         if self.mistake is not None:
             raise self.mistake
 
+    def prepare(self, experts: Sequence[Expert]) -> None:
+        self.prepared.append([expert.name for expert in experts])
+        self.preparing.set()
+
     def build(self, experts: Sequence[Expert]) -> Router:
         self.done.append(("router", [expert.name for expert in experts]))
         self.while_fitting()
@@ -54,6 +63,7 @@ class World:
         return await self.replace(experts)
 
     async def replace(self, experts: Sequence[Expert]) -> dict[str, str]:
+        await asyncio.to_thread(self.while_replaced)
         self.done.append(("engine", [expert.name for expert in experts]))
         if isinstance(self.failure, BackendStartError):
             raise self.failure
@@ -107,6 +117,15 @@ async def test_a_new_expert_is_served_by_name_while_the_router_is_fitted(world: 
     assert world.served == world.routes == names
 
 
+async def test_the_router_is_fitted_beside_the_engine(world: World) -> None:
+    write_expert_files(world.root, "gardening")
+    begun: list[bool] = []
+    world.while_replaced = lambda: begun.append(world.preparing.wait(5))
+    await world.reload()
+    assert begun == [True]
+    assert world.prepared == [["baking", "cycling", "gardening"]]
+
+
 async def test_another_scale_is_another_engine(world: World) -> None:
     manifest = world.root / "baking" / MANIFEST_FILE
     manifest.write_text(manifest.read_text() + "scale: 0.5\n")
@@ -152,6 +171,7 @@ async def test_an_adapter_that_the_engine_refuses_is_tried_once(world: World) ->
         assert answer["engine_replaced"] is replaced
         assert answer["experts"] == world.routes == ["baking", "cycling"]
         assert {"name": "gardening", "reason": "llama.cpp cannot load this adapter"} in answer["rejected"]
+    assert world.prepared == [["baking", "cycling", "gardening"], ["baking", "cycling"]]
 
 
 async def test_an_engine_of_somebody_else_is_asked_again(tmp_path: Path) -> None:

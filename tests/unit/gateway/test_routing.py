@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -48,3 +48,16 @@ def test_a_mistake_is_named(
 ) -> None:
     with pytest.raises(ConfigError, match=complaint):
         factory.check([expert("baking", "bake bread", "knead dough"), expert("cycling", *texts)])
+
+
+def test_what_cannot_be_prepared_is_said_by_what_needs_it(
+    factory: RouterFactory, expert: Callable[..., Expert], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(experts: Sequence[Expert]) -> None:
+        raise ConfigError("router: the encoder is gone")
+
+    monkeypatch.setattr(factory, "fitted", fail)
+    experts = [expert("baking", "bake bread", "knead dough")]
+    factory.prepare(experts)
+    with pytest.raises(ConfigError, match="the encoder is gone"):
+        factory.build(experts)
