@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings as python_warnings
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -97,7 +97,6 @@ def fit(
     checked = check_examples(examples, negatives, passages or {})
     routes = tuple(sorted(examples))
     data = _embed(checked, routes, embedder, seed)
-    pairs = build_pairs(data, embedder, seed)
     # One thread a worker: the problems are small, and spinning BLAS threads would fight a llama-server for the cores.
     # The limit holds for libraries that are loaded already, so scikit-learn's come first.
     for name in ("sklearn.cluster", "sklearn.linear_model", "scipy.linalg"):
@@ -113,7 +112,9 @@ def fit(
         groups = [] if negatives else _group_strangers(len(routes))
         steps = _Steps(data, len(groups), seed, progress)
         witnesses = threads.submit(steps.fit_on, np.ones(len(data.labels), dtype=np.bool_))
-        evidence, signals = _out_of_fold(data, pairs, steps, threads)
+        without = {fold: threads.submit(steps.fit_on, data.folds != fold) for fold in _folds_of(data)}
+        pairs = build_pairs(data, embedder, seed)
+        evidence, signals = _out_of_fold(data, pairs, without, threads)
         strangers = _meet_strangers(data, groups, len(checked.judged), steps, threads)
         judged = slice(len(checked.judged))
         gate, metrics = calibrate(evidence[judged], data.labels[judged], strangers, max_false_abstain=max_false_abstain)
@@ -276,21 +277,21 @@ def _draw(labels: Indices, seed: int) -> Indices:
 
 
 def _out_of_fold(
-    data: Corpus, pairs: FollowUpPairs, steps: _Steps, threads: ThreadPoolExecutor
+    data: Corpus, pairs: FollowUpPairs, without: Mapping[int, Future[Witnesses]], threads: ThreadPoolExecutor
 ) -> tuple[Evidence, Scores]:
-    """Weigh every text in a fold, and every follow-up, by witnesses that were not fitted on it."""
+    """Weigh every text in a fold, and every follow-up, by witnesses that were fitted without this fold."""
     evidence = np.zeros((len(data.labels), int(data.labels.max()) + 1, N_KINDS))
     signals = np.zeros((len(pairs.anchors), N_SIGNALS))
 
     def weigh(fold: int) -> None:
         held = data.folds == fold
-        witnesses = steps.fit_on(~held)
+        witnesses = without[fold].result()
         texts = [data.texts[row] for row in np.flatnonzero(held)]
         evidence[held] = witnesses.evidence(texts, data.vectors[held])
         rows = np.flatnonzero(held[pairs.anchors])
         signals[rows] = pairs.signals(rows, witnesses, data)
 
-    list(threads.map(weigh, _folds_of(data)))
+    list(threads.map(weigh, without))
     return evidence, signals
 
 
