@@ -141,7 +141,8 @@ def times_as_many(rounds: dict[tuple[str, bool, int], list[Cell]], way: str, *, 
 def decision(given: argparse.Namespace) -> Callable[[str], object]:
     """A routing decision with nothing around it."""
     experts = serving.load_experts(given.experts, at_least=1)
-    fitted, embedder = router_factory(Settings()).fitted(experts)
+    factory = router_factory(Settings())
+    fitted, embedder = factory.fit_on(factory.read_source(experts))
     return lambda text: fitted.encode([text], embedder.embed([text]))
 
 

@@ -67,9 +67,9 @@ def fit_router(
             raise ConfigError("--false-abstain needs --out DIR: the gateway's own router takes router.false_abstain")
         if finetuned:
             raise ConfigError("--finetune needs --out DIR: the tuned encoder is kept there, for router.artifact")
-        experts = _experts(settings)
-        fitted, _ = factory.fitted(experts)
-        overlap = find_overlap(factory.reference(experts))
+        source = factory.read_source(_experts(settings))
+        fitted, _ = factory.fit_on(source)
+        overlap = find_overlap(factory.reference(source))
     else:
         if false_abstain is None:
             false_abstain = factory.false_abstain

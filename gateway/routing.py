@@ -6,7 +6,6 @@ Owns where examples and artifacts lie; fitting and deciding belong to the ``rout
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import time
@@ -22,6 +21,7 @@ from router import (
     Embedder,
     FittedRouter,
     OnnxEmbedder,
+    Provenance,
     Reference,
     Router,
     RouterError,
@@ -41,6 +41,9 @@ from .sizing import usable_cores
 __all__ = ["RouterFactory", "Source", "read_examples", "read_rows"]
 
 log = logging.getLogger("pointsman.router")
+
+_KEPT_ROUTERS = 8
+"""Of some megabytes each."""
 
 
 def read_examples(path: Path) -> list[str]:
@@ -141,9 +144,10 @@ class RouterFactory:
         if not experts:
             return None
         if self._artifact is None:
-            fitted, embedder = self.fitted(experts)
+            source = self.read_source(experts)
+            fitted, embedder = self.fit_on(source)
             own = _with_own_thresholds(fitted, experts)
-            return self.join(own, embedder, partial(self.reference, experts), remembers=remembers)
+            return self.join(own, embedder, partial(self.reference, source), remembers=remembers)
         bundle = self._bundle(self._artifact, experts)
         own = _with_own_thresholds(bundle.fitted, experts)
         return self.open_bundle(replace(bundle, fitted=own), remembers=remembers)
@@ -169,7 +173,7 @@ class RouterFactory:
         """Do beforehand what takes `build` its time: open the encoder, fit. What fails is `build`'s to say."""
         if experts and self._artifact is None:
             with contextlib.suppress(ConfigError):
-                self.fitted(experts)
+                self.fit_on(self.read_source(experts))
 
     def open_bundle(self, bundle: Bundle, *, encoder: str | None = None, remembers: bool = True) -> Router:
         """Make a router from a directory.
@@ -214,14 +218,14 @@ class RouterFactory:
             passages[expert.name] = _unique(answered)
         return Source(examples, read_examples(self._out_of_scope) if self._out_of_scope else [], passages)
 
-    def fitted(self, experts: Sequence[Expert]) -> tuple[FittedRouter, OnnxEmbedder]:
-        """Fit, or load when nothing it was fitted on has changed.
+    def fit_on(self, source: Source) -> tuple[FittedRouter, OnnxEmbedder]:
+        """Fit, or load what was fitted on the same before, by whichever program with this cache.
 
         Raises:
             ConfigError: encoder or examples cannot be used.
         """
-        source, embedder = self.read_source(experts), self.encoder_to_fit()
-        path = self._path(experts)
+        embedder = self.encoder_to_fit()
+        path = self._path(source, embedder)
         stored = load_current(
             path,
             source.examples,
@@ -247,7 +251,8 @@ class RouterFactory:
         except RouterError as error:
             raise ConfigError(f"router: {error}") from error
         fitted.save(path)
-        reference.save(self._path(experts, "examples.npz"))
+        reference.save(self._path(source, embedder, "examples.npz"))
+        _keep_newest(path.parent)
         seconds = round(time.monotonic() - started, 1)
         log.info("router fitted", extra={"routes": len(source.examples), "seconds": seconds})
         for warning in [*fitted.warnings, *find_overlap(reference).warnings()]:
@@ -298,19 +303,16 @@ class RouterFactory:
             )
         return embedder
 
-    def reference(self, experts: Sequence[Expert]) -> Reference:
-        """The examples as they were when the router was fitted; embedded again when their file is lost."""
-        path, embedder = self._path(experts, "examples.npz"), self.open_encoder(self.encoder)
+    def reference(self, source: Source) -> Reference:
+        """The examples that the router was fitted on; embedded again when their file is lost."""
+        embedder = self.open_encoder(self.encoder)
+        path = self._path(source, embedder, "examples.npz")
         try:
-            found = load_reference(path)
-            if found.embedder == embedder.fingerprint:
-                return found
+            return load_reference(path)
         except ArtifactError:
-            pass
-        source = self.read_source(experts)
-        reference = Reference.build(source.examples, source.negatives, self.bulk(embedder))
-        reference.save(path)
-        return reference
+            reference = Reference.build(source.examples, source.negatives, self.bulk(embedder))
+            reference.save(path)
+            return reference
 
     @staticmethod
     def _bundle(artifact: Path, experts: Sequence[Expert]) -> Bundle:
@@ -320,6 +322,21 @@ class RouterFactory:
             raise ConfigError(f"router.artifact {artifact}: its experts {unknown} are not served; served: {names}")
         return bundle
 
-    def _path(self, experts: Sequence[Expert], ending: str = "npz") -> Path:
-        names = hashlib.sha256("+".join(sorted(expert.name for expert in experts)).encode()).hexdigest()[:16]
-        return self._cache_dir / "router" / f"{names}.{ending}"
+    def _path(self, source: Source, embedder: OnnxEmbedder, ending: str = "npz") -> Path:
+        provenance = Provenance.describe(
+            source.examples,
+            source.negatives,
+            source.passages,
+            embedder.fingerprint,
+            seed=0,
+            max_false_abstain=self.false_abstain,
+        )
+        return self._cache_dir / "router" / f"{provenance.digest[:16]}.{ending}"
+
+
+def _keep_newest(folder: Path) -> None:
+    """Delete all but the last fitted routers: another version of an expert is another router."""
+    found = sorted(folder.glob("*.examples.npz"), key=lambda path: path.stat().st_mtime_ns)
+    for path in found[:-_KEPT_ROUTERS]:
+        path.with_name(path.name.replace(".examples", "")).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)

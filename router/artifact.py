@@ -70,6 +70,11 @@ class Provenance:
         )
         return cls(hashes, passage_hashes, hash_texts(negatives), fingerprint, seed, max_false_abstain)
 
+    @property
+    def digest(self) -> str:
+        """One sha256 of it all."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
 
 @dataclass(frozen=True, eq=False)
 class FittedRouter:

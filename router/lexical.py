@@ -193,7 +193,7 @@ def _weigh(buckets: Indices, counts: Indices, rarities: Weights) -> tuple[Indice
 
 
 def _weigh_all(counted: Sequence[Counted], rarities: Weights) -> tuple[npt.NDArray[np.float32], Indices, Indices]:
-    """Do `_weigh` for many texts at once: values and buckets of all one after another, and [n + 1] where each starts."""
+    """Do `_weigh` for many texts: values and buckets of all, one text after another, and where each starts [n + 1]."""
     ends = np.cumsum([0, *(len(buckets) for buckets, _ in counted)])
     buckets, counts = (np.concatenate(part) for part in zip(*counted, strict=True))
     values = (1 + np.log(counts)).astype(np.float32) * rarities[buckets]

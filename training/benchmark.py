@@ -18,7 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from gateway.base import default_cache_dir
+from gateway.errors import GatewayError
 from gateway.experts import MANIFEST_FILE
+from gateway.routing import RouterFactory, Source
+from gateway.sizing import usable_cores
 from router import Embedder, EmbeddingError
 from training.answers import ANSWERS_FILE, AnswerLog, Side, write_log
 from training.asking import EngineOptions, Plan, ask_all
@@ -29,7 +32,7 @@ from training.files import read_json, write_json, write_text
 from training.novelty import Novelty, measure_novelty
 from training.provenance import describe_machine, describe_software
 from training.report import render_report
-from training.routed import Routing, decide_routes, open_encoder
+from training.routed import Routing, decide_routes
 from training.subjects import Subject, load_subject, load_subjects, load_texts
 from training.summary import summarise
 
@@ -96,10 +99,12 @@ def benchmark(
     engine.check_ports(speed=options.speed)
 
     warnings: list[str] = []
-    embedder = _encoder(encoder, cache, warnings)
+    factory = RouterFactory(encoder, None, cache, threads=usable_cores())
+    encodes = _open_encoder(factory, warnings)
     routing = None
-    if options.route and embedder is not None:
-        routing = _routing(folder, subjects, experts_dir, [text for text, _ in negatives], embedder, unrelated)
+    if options.route and encodes:
+        routing = _routing(folder, subjects, experts_dir, [text for text, _ in negatives], factory, unrelated)
+    embedder = factory.bulk(factory.open_encoder(encoder)) if encodes else None
     novelty = {subject.name: _novelty(subject, embedder) for subject in subjects}
     log = AnswerLog(folder / ANSWERS_FILE)
     ask_all(plan, served.path, log, engine, max_tokens=options.max_tokens)
@@ -152,12 +157,13 @@ def _choose(texts: Sequence[tuple[str, str | None]], options: BenchmarkOptions) 
     return random.Random(options.seed).sample(far, count)
 
 
-def _encoder(source: str, cache_dir: Path, warnings: list[str]) -> Embedder | None:
+def _open_encoder(factory: RouterFactory, warnings: list[str]) -> bool:
     try:
-        return open_encoder(source, cache_dir)
-    except BenchmarkError as error:
-        warnings.append(f"no router figures and no cosines: {error}")
-        return None
+        factory.open_encoder(factory.encoder)
+    except GatewayError as error:
+        warnings.append(f"no router figures and no cosines: {error.message}")
+        return False
+    return True
 
 
 def _novelty(subject: Subject, embedder: Embedder | None) -> dict[str, Novelty]:
@@ -172,7 +178,7 @@ def _routing(
     subjects: Sequence[Subject],
     experts_dir: Path,
     negatives: Sequence[str],
-    embedder: Embedder,
+    factory: RouterFactory,
     unrelated: Sequence[str],
 ) -> Routing:
     """Decide by a router over every published expert and every measured one; kept for a resume."""
@@ -181,10 +187,13 @@ def _routing(
         return Routing(**read_json(path))
     published = [load_subject(found.parent.name, experts_dir) for found in experts_dir.glob(f"*/{MANIFEST_FILE}")]
     served = {subject.name: subject for subject in (*published, *subjects)}
-    examples = {name: subject.asked for name, subject in served.items()}
-    passages = {name: subject.answered for name, subject in served.items()}
+    source = Source(
+        {name: list(subject.asked) for name, subject in served.items()},
+        list(negatives),
+        {name: list(subject.answered) for name, subject in served.items()},
+    )
     own = [question for subject in subjects for question in subject.questions]
-    routing = decide_routes(examples, negatives, embedder, passages=passages, own=own, unrelated=unrelated)
+    routing = decide_routes(factory, source, own=own, unrelated=unrelated)
     write_json(path, asdict(routing))
     return routing
 

@@ -7,26 +7,20 @@ it: they are decided in folds, each by a router fitted on all other texts. Knows
 from __future__ import annotations
 
 import asyncio
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
 from tqdm import tqdm
 
-from gateway.base import Kind, resolve
-from gateway.errors import GatewayError
-from router import Embedder, FittedRouter, OnnxEmbedder, Router, RouterError, ensure_encoder, fit
-from router.embedding import Vectors
+from gateway.errors import ConfigError
+from gateway.routing import RouterFactory, Source
+from router import Embedder, FittedRouter, Router, RouterError, fit
 from training.dataset import normalise
 from training.errors import BenchmarkError
 
-__all__ = ["FALSE_ABSTAIN", "FOLDS", "RememberingEmbedder", "Routing", "decide_routes", "open_encoder"]
+__all__ = ["FOLDS", "Routing", "decide_routes"]
 
 FOLDS = 5
-FALSE_ABSTAIN = 0.05
-"""The gateway's default (`router.false_abstain`)."""
 
 
 @dataclass(frozen=True)
@@ -44,90 +38,45 @@ class Routing:
     """How many unrelated questions the router is fitted on, as it is served."""
 
 
-class RememberingEmbedder:
-    """An encoder that embeds no text twice: a router for each fold reads nearly the same texts."""
+def decide_routes(factory: RouterFactory, source: Source, *, own: Sequence[str], unrelated: Sequence[str]) -> Routing:
+    """Decide every question as the first turn of a conversation, by the router that the gateway will serve.
 
-    def __init__(self, embedder: Embedder) -> None:
-        self._embedder = embedder
-        self._lock = threading.Lock()
-        self._known: dict[str, Vectors] = {}
-        self.dim = embedder.dim
-        self.fingerprint = embedder.fingerprint
-
-    def embed(self, texts: Sequence[str]) -> Vectors:
-        """Embed texts as the encoder does, see `Embedder`; a text's vector does not depend on its neighbours."""
-        with self._lock:
-            if missing := list(dict.fromkeys(text for text in texts if text not in self._known)):
-                self._known |= dict(zip(missing, self._embedder.embed(missing), strict=True))
-            if not texts:
-                return self._embedder.embed(texts)
-            return np.stack([self._known[text] for text in texts])
-
-    def normalise(self, text: str) -> str:
-        """Return the text as the encoder reads it."""
-        return self._embedder.normalise(text)
-
-    def count_tokens(self, texts: Sequence[str]) -> int:
-        """Count tokens as the encoder does."""
-        return self._embedder.count_tokens(texts)
-
-
-def open_encoder(source: str, cache_dir: Path) -> RememberingEmbedder:
-    """Open the router's encoder as the gateway does: a package, a directory or a hub id.
-
-    Raises:
-        BenchmarkError: it is not there or cannot be read.
-    """
-    try:
-        local: str | Path = source
-        if ":" in source or Path(source).is_dir():
-            local = resolve(source, cache_dir=cache_dir, kind=Kind.DIRECTORY).path
-        return RememberingEmbedder(OnnxEmbedder(ensure_encoder(local, cache_dir / "encoders")))
-    except (GatewayError, RouterError) as error:
-        raise BenchmarkError(f"encoder {source}: {error}") from error
-
-
-def decide_routes(
-    examples: Mapping[str, Sequence[str]],
-    negatives: Sequence[str],
-    embedder: Embedder,
-    *,
-    passages: Mapping[str, Sequence[str]] | None = None,
-    max_false_abstain: float = FALSE_ABSTAIN,
-    own: Sequence[str],
-    unrelated: Sequence[str],
-) -> Routing:
-    """Decide every question as the first turn of a conversation, by a router fitted as the gateway fits its own.
+    It is left in the cache, so that a gateway that uses the same finds it ready when the expert is published.
 
     Args:
-        examples: routing examples of every expert in service, and the questions that it was trained on.
-        negatives: texts that no expert should get; `unrelated` may be among them.
-        passages: the answers that each was trained on.
-        max_false_abstain: the gateway's setting; default: its default.
+        source: what every expert in service brings, and the texts that no expert should get; `unrelated` may be among
+            them.
 
     Raises:
         BenchmarkError: the router cannot be fitted, or an own question stands among what it is fitted on.
     """
-    known = {normalise(text) for texts in (*examples.values(), negatives) for text in texts}
+    known = {normalise(text) for texts in (*source.examples.values(), source.negatives) for text in texts}
     leaked = [question for question in own if normalise(question) in known]
     if leaked:
         raise BenchmarkError(f"{len(leaked)} questions stand in the router's examples, such as {leaked[0]!r}")
-
-    def fitted(texts: Sequence[str]) -> FittedRouter:
-        return fit(examples, texts, embedder, passages=passages, max_false_abstain=max_false_abstain)
-
     try:
-        everything = fitted(negatives)
+        everything, embedder = factory.fit_on(source)
         decided = asyncio.run(_decide(everything, embedder, own))
         served = asyncio.run(_decide(everything, embedder, unrelated))
         held_out = dict(served)
         seen = [question for question in unrelated if normalise(question) in known]
+        bulk = factory.bulk(embedder)
         folds = range(FOLDS if seen else 0)
         for fold in tqdm(folds, desc="fitting the router without what it is asked", unit="fold", leave=False):
-            if held := seen[fold::FOLDS]:
-                hidden = {normalise(text) for text in held}
-                rest = [text for text in negatives if normalise(text) not in hidden]
-                held_out |= asyncio.run(_decide(fitted(rest), embedder, held))
+            held = seen[fold::FOLDS]
+            hidden = {normalise(text) for text in held}
+            rest = [text for text in source.negatives if normalise(text) not in hidden]
+            fitted = fit(
+                source.examples,
+                rest,
+                bulk,
+                passages=source.passages,
+                max_false_abstain=factory.false_abstain,
+                workers=factory.threads,
+            )
+            held_out |= asyncio.run(_decide(fitted, embedder, held))
+    except ConfigError as error:
+        raise BenchmarkError(error.message) from error
     except RouterError as error:
         raise BenchmarkError(f"router: {error}") from error
     return Routing(decided, held_out, served, everything.policy.routes, everything.policy.gate.threshold, len(seen))

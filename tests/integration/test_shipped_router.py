@@ -46,7 +46,7 @@ def factory(encoder_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Rout
 
 @pytest.fixture(scope="module")
 def shipped(factory: RouterFactory, experts: list[Expert]) -> tuple[FittedRouter, OnnxEmbedder]:
-    return factory.fitted(experts)
+    return factory.fit_on(factory.read_source(experts))
 
 
 def test_questions_reach_their_expert_and_all_others_the_base(

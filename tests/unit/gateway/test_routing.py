@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ from unit.fakes import write_expert_files
 
 from gateway.errors import ConfigError
 from gateway.experts import Expert, load_expert
-from gateway.routing import RouterFactory
+from gateway.routing import RouterFactory, Source
 
 
 @pytest.fixture
@@ -53,10 +53,10 @@ def test_a_mistake_is_named(
 def test_what_cannot_be_prepared_is_said_by_what_needs_it(
     factory: RouterFactory, expert: Callable[..., Expert], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(experts: Sequence[Expert]) -> None:
+    def fail(source: Source) -> None:
         raise ConfigError("router: the encoder is gone")
 
-    monkeypatch.setattr(factory, "fitted", fail)
+    monkeypatch.setattr(factory, "fit_on", fail)
     experts = [expert("baking", "bake bread", "knead dough")]
     factory.prepare(experts)
     with pytest.raises(ConfigError, match="the encoder is gone"):

@@ -1,0 +1,90 @@
+"""What the benchmark decides with is the router that the gateway serves, and stays there for it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from unit.router.word_embedder import examples, make_texts, negatives
+
+from gateway.experts import load_expert
+from gateway.routing import RouterFactory, Source
+from gateway.settings import Settings
+from router import ApartFitter, OnnxEmbedder
+from training.errors import BenchmarkError
+from training.routed import decide_routes
+from training.subjects import load_subject
+
+EXPERTS = Path(__file__).parents[2] / "experts"
+OWN = ("which flour for a loaf", "compost for the lawn")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+def test_it_reads_of_an_expert_what_the_gateway_reads() -> None:
+    experts = [load_expert(path.parent, None) for path in sorted(EXPERTS.glob("*/expert.yaml"))]
+    read = RouterFactory("unused", None, Path("unused")).read_source(experts)
+    assert len(experts) == 4
+    for expert in experts:
+        subject = load_subject(expert.name, EXPERTS)
+        assert list(subject.asked) == read.examples[expert.name]
+        assert list(subject.answered) == read.passages[expert.name]
+    assert RouterFactory("unused", None, Path("unused")).false_abstain == Settings().router.false_abstain
+
+
+def test_its_router_is_ready_for_the_gateway(encoder_dir: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Source(examples(), negatives())
+    unrelated = [*negatives()[:5], "the president and the laptop"]
+    factory = RouterFactory(str(encoder_dir), None, cache, threads=2)
+    found = decide_routes(factory, source, own=OWN, unrelated=unrelated)
+    assert found.own == dict(zip(OWN, ("bread", "garden"), strict=True))
+    assert set(found.unrelated) == set(found.unrelated_served) == set(unrelated)
+    assert (found.routes, found.known) == (("bread", "garden"), 5)
+
+    def fit(*args: object, **kwargs: object) -> None:
+        raise AssertionError("fitted anew")
+
+    monkeypatch.setattr(ApartFitter, "fit", fit)
+    served = RouterFactory(str(encoder_dir), None, cache)
+    assert served.fit_on(source)[0].threshold == found.threshold
+    # Its examples are there, too; and another version's router is another one.
+    monkeypatch.setattr(OnnxEmbedder, "embed", fit)
+    assert len(served.reference(source).texts) == sum(map(len, [*examples().values(), negatives()]))
+    with pytest.raises(AssertionError, match="fitted anew"):
+        served.fit_on(Source(examples() | {"bread": make_texts("bread", 20)}, negatives()))
+
+
+def test_the_last_routers_are_kept_and_no_more(encoder_dir: Path, cache: Path) -> None:
+    factory = RouterFactory(str(encoder_dir), None, cache, threads=2)
+    factory.fit_on(Source(examples(), negatives()))
+    (first,) = (cache / "router").glob("*.examples.npz")
+    fitted = first.with_name(first.name.replace(".examples", ""))
+    for number in range(8):
+        for path in (first, fitted):
+            shutil.copy(path, path.with_name(path.name.replace(path.name[:16], f"{number:016}")))
+    factory.fit_on(Source(examples(), negatives()[:-1]))
+    kept = {path.name[:16] for path in (cache / "router").glob("*.npz")} - {"vectors.npz"}
+    assert len(kept) == 8
+    assert first.name[:16] not in kept
+    assert (cache / "router" / "vectors.npz").is_file()
+
+
+def test_a_question_among_the_examples_is_refused(cache: Path) -> None:
+    with pytest.raises(BenchmarkError, match=r"1 questions stand in the router's examples, such as"):
+        decide_routes(
+            RouterFactory("unused", None, cache),
+            Source(examples(), negatives()),
+            own=[examples()["bread"][0].upper()],
+            unrelated=[],
+        )
+
+
+def test_what_the_router_cannot_be_fitted_on_is_said(encoder_dir: Path, cache: Path) -> None:
+    with pytest.raises(BenchmarkError, match=r"router: .*bread"):
+        decide_routes(
+            RouterFactory(str(encoder_dir), None, cache), Source({"bread": ["loaf"]}, []), own=[], unrelated=[]
+        )
