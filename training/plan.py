@@ -32,6 +32,8 @@ UTILISATION = 0.4
 BYTES_PER_TRAINED = 16
 BYTES_PER_LOGIT = 12
 PROGRAM_BYTES = 10**9
+SLOW = 2.0
+"""So many times slower than in fp32 is worth a note."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ class Plan:
     time_s: float
     time_from: str
     device: str
+    precision: str
     notes: tuple[str, ...]
     versions: dict[str, str]
 
@@ -78,9 +81,10 @@ def make_plan(recipe: Recipe, rows: Sequence[Row], *, expert: str, weights: str,
         config = recipe.render(
             model=weights, dataset_dir=dataset_dir, dataset=DATASET_NAME, output_dir=Path(folder) / "adapter"
         )
-        counted = ask_child(python, "plan.py", {"config": config})
+        counted = ask_child(python, "plan.py", {"config": config, "choose": recipe.training.precision == "auto"})
     if "refused" in counted:
         raise RecipeError(counted["refused"])
+    recipe = recipe.with_precision(counted["precision"])
     _refuse_rows(counted, recipe.training.cutoff_tokens)
     speed = recorded_speed(cache_dir, Speed.key_of(recipe, weights, counted["device"]))
     return _estimate(recipe, counted, expert, speed)
@@ -132,6 +136,7 @@ def _estimate(recipe: Recipe, counted: dict[str, Any], expert: str, speed: Speed
         time_s=round(time_s, 1),
         time_from=time_from,
         device=counted["device"],
+        precision=recipe.training.precision,
         notes=tuple(_notes(recipe, counted)),
         versions=counted["versions"],
     )
@@ -179,6 +184,9 @@ def _notes(recipe: Recipe, counted: dict[str, Any]) -> list[str]:
         notes.append(f"{share:.0%} of the parameters are fused experts, which no linear layer holds: not adapted")
     if recipe.llamafactory.get("packing"):
         notes.append("rows are packed: there will be fewer steps")
+    if (slower := counted["flops_fp32"] / counted["flops"]) > SLOW:
+        precision = recipe.training.precision
+        notes.append(f"{precision} is {slower:.0f} times slower than fp32 here: training.precision auto avoids that")
     needed, available = _memory(recipe, counted), counted["memory_bytes"]
     if needed > available:
         notes.append(f"it may not fit: about {needed / 1e9:.1f} GB are needed, {available / 1e9:.1f} GB are there")
@@ -190,7 +198,7 @@ def render_plan(plan: Plan) -> str:
     seen = round(plan.tokens * plan.epochs * plan.trained_rows / plan.rows)
     share = plan.trainable / plan.parameters
     lines = [
-        f"{plan.expert}: {plan.trained_rows} rows to train on, {plan.device}",
+        f"{plan.expert}: {plan.trained_rows} rows to train on, {plan.device}, {plan.precision}",
         f"  tokens      {plan.tokens:,} in an epoch, {plan.answer_tokens:,} of them in answers; about {seen:,} in all; "
         f"the longest row has {plan.longest_tokens} of {plan.cutoff_tokens}",
         f"  steps       {plan.steps}, {plan.step_rows} rows each: {plan.epochs:g} epochs",

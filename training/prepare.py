@@ -29,6 +29,7 @@ class Prepared:
 
     recipe_path: Path
     recipe: Recipe
+    """With the precision that the plan chose."""
     expert: str
     experts_path: Path
     description: ExpertDescription
@@ -65,6 +66,7 @@ def prepare(
     base = find_served_base(served or recipe.base.served, cache)
     weights = training_weights(recipe.base.train_from, base, python, cache)
     plan = _plan(recipe_path, recipe, rows, expert, weights, python, cache)
+    recipe = recipe.with_precision(plan.precision)
     return Prepared(recipe_path, recipe, expert, experts_path, description, rows, base, weights, python, cache, plan)
 
 

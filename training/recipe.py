@@ -71,7 +71,9 @@ class TrainingSection(_Section):
     scheduler: Literal["linear", "cosine", "constant", "constant_with_warmup", "polynomial"] = "cosine"
     warmup: float = Field(default=0.03, ge=0, lt=1)
     """Share of all steps over which the learning rate rises from zero."""
-    precision: Literal["fp32", "bf16", "fp16"] = "bf16"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """`auto` is bf16 where the device multiplies matrices in it no slower than in fp32, else fp32: a processor without
+    instructions for bf16 is twenty times slower with it. Timed when a run is planned; the run keeps it."""
     device: Literal["auto", "cpu"] = "auto"
     gradient_checkpointing: bool = True
     seed: int = Field(default=42, ge=0, le=2**31)
@@ -80,7 +82,7 @@ class TrainingSection(_Section):
     def refuse_fp16_on_cpu(self) -> TrainingSection:
         """LlamaFactory accepts the pair and trains wrongly."""
         if self.precision == "fp16" and self.device == "cpu":
-            raise ValueError("precision fp16 does not work on device cpu: use bf16 or fp32")
+            raise ValueError("precision fp16 does not work on device cpu: use auto, bf16 or fp32")
         return self
 
 
@@ -107,8 +109,13 @@ class Recipe(_Section):
         check_options(options)
         return options
 
+    def with_precision(self, precision: str) -> Recipe:
+        """Return the recipe with what `auto` came to."""
+        training = self.training.model_copy(update={"precision": precision})
+        return self.model_copy(update={"training": training})
+
     def render(self, *, model: str, dataset_dir: Path, dataset: str, output_dir: Path) -> dict[str, Any]:
-        """Return LlamaFactory's options for one run."""
+        """Return LlamaFactory's options for one run; `auto` as fp32."""
         training, lora, base = self.training, self.lora, self.base
         options: dict[str, Any] = {
             "stage": "sft",

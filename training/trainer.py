@@ -172,7 +172,9 @@ def _record_speed(run: Run) -> None:
         return
     share = (last["step"] - begun) / last["total"]
     tokens = plan["tokens"] * plan["epochs"] * share
-    key = Speed.key_of(load_recipe(run.recipe_path), facts["training_weights"], plan["device"])
+    recipe = load_recipe(run.recipe_path)
+    recipe = recipe.with_precision(plan.get("precision", recipe.training.precision))
+    key = Speed.key_of(recipe, facts["training_weights"], plan["device"])
     record_speed(Path(facts["cache_dir"]), key, Speed(round(tokens / last["elapsed_s"], 1), run.folder.name))
 
 

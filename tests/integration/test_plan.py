@@ -80,10 +80,13 @@ def results(tmp_path_factory: pytest.TempPathFactory, base_gguf: Path) -> dict[s
     qwen = load_recipe(RECIPES / "qwen3-14b.yaml")
     options = qwen.render(**places | {"model": qwen.base.train_from}, output_dir=folder / "adapter")
     cases["qwen3-14b"] = options | {"use_cpu": True}
+    cases |= {"bf16": right | {"bf16": True}, "auto": right}
     paths = []
     for number, (name, config) in enumerate(cases.items()):
         paths.append(folder / f"{number}.json")
-        paths[-1].write_text(json.dumps({"config": config, "output": str(folder / f"{name}.out")}), encoding="utf-8")
+        paths[-1].write_text(
+            json.dumps({"config": config, "choose": name == "auto", "output": str(folder / f"{name}.out")})
+        )
     (folder / "cases.json").write_text(json.dumps(list(map(str, paths))), encoding="utf-8")
     script = folder / "script.py"
     script.write_text(SCRIPT.format(folder=str(PLAN_SCRIPT.parent)), encoding="utf-8")
@@ -107,6 +110,13 @@ def test_the_shipped_recipe_is_parsed_and_counted(results: dict[str, Any]) -> No
     assert 0 < right["answer_tokens"] < sum(right["lengths"])
     assert right["modules"] == 2 * 7
     assert right["versions"]["llamafactory"] == "0.9.5"
+
+
+def test_bf16_is_chosen_where_it_is_no_slower(results: dict[str, Any]) -> None:
+    assert [results[name]["precision"] for name in ("right", "bf16")] == ["fp32", "bf16"]
+    faster = results["bf16"]["flops"] / results["bf16"]["flops_fp32"]
+    if not 0.7 < faster < 1.4:  # else either may be found the faster
+        assert results["auto"]["precision"] == ("bf16" if faster > 1 else "fp32")
 
 
 def test_the_larger_recipe_is_parsed(results: dict[str, Any]) -> None:

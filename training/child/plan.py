@@ -29,6 +29,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 PACKAGES = ("llamafactory", "transformers", "peft", "torch", "accelerate", "datasets")
 HEADS = ("lm_head", "output_layer", "embed_out")
 MATRIX = 1024
+LONG_NAMES = {"bf16": "bfloat16", "fp16": "float16"}
 THINK = "<think>"
 ON = ("1", "true", "y")
 
@@ -154,29 +155,52 @@ def take_one_device(config: dict[str, Any]) -> int:
     return 1
 
 
-def machine(training_args: Any) -> dict[str, Any]:
-    """Return what the run would compute on, with the speed of a matrix product timed now."""
-    device = training_args.device
-    dtype = torch.bfloat16 if training_args.bf16 else torch.float16 if training_args.fp16 else torch.float32
+def speed(dtype: torch.dtype, device: torch.device) -> float:
+    """Return how fast a matrix product is now, in operations a second."""
     matrix = torch.ones(MATRIX, MATRIX, dtype=dtype, device=device)
     rates = []
     for _ in range(4):  # the first one warms up
         started = time.perf_counter()
         float((matrix @ matrix)[0, 0])  # reading a value waits for the device
         rates.append(2 * MATRIX**3 / (time.perf_counter() - started))
+    return max(rates[1:])
+
+
+def prefers_bf16(config: dict[str, Any]) -> bool:
+    """Tell whether the device trained on is no slower in bf16 than in fp32, and LlamaFactory takes bf16 for it."""
+    if config["use_cpu"]:
+        device = torch.device("cpu")
+    elif torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False):
+        device = torch.device("cuda")
+    else:
+        return False
+    return speed(torch.bfloat16, device) >= speed(torch.float32, device)
+
+
+def machine(training_args: Any) -> dict[str, Any]:
+    """Return what the run would compute on and in, with the speed of a matrix product timed now."""
+    device = training_args.device
+    precision = "bf16" if training_args.bf16 else "fp16" if training_args.fp16 else "fp32"
+    in_fp32 = speed(torch.float32, device)
+    flops = in_fp32 if precision == "fp32" else speed(getattr(torch, LONG_NAMES[precision]), device)
     if device.type == "cuda":
         name, memory = torch.cuda.get_device_name(device), torch.cuda.get_device_properties(device).total_memory
     else:
         name, memory = f"{os.cpu_count()} CPU cores", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {"device": name, "memory_bytes": memory, "flops": max(rates[1:])}
+    return {"device": name, "memory_bytes": memory, "precision": precision, "flops": flops, "flops_fp32": in_fp32}
 
 
 def main(spec_path: Path) -> None:
-    """Read `{"config", "output"}`; write rows, parameters, machine and versions, or `{"refused": …}`."""
+    """Read `{"config", "choose", "output"}`; write rows, parameters, machine and versions, or `{"refused": …}`.
+
+    `choose`: the precision is left to us.
+    """
     spec = json.loads(spec_path.read_text(encoding="utf-8"))
     config = spec["config"]
     try:
         devices = take_one_device(config)
+        if spec["choose"]:
+            config["bf16"] = prefers_bf16(config)
         model_args, _, training_args, *_ = parse(config)
         with refusals():
             check_template(config)

@@ -10,6 +10,7 @@ from unit.training.training_world import Project
 
 from training.__main__ import main
 from training.errors import DatasetError, RecipeError
+from training.files import read_json
 from training.plan import Plan, render_plan
 from training.prepare import prepare
 from training.speed import Speed, record_speed
@@ -80,6 +81,27 @@ def test_a_run_of_other_settings_says_nothing_of_the_time(project: Project, monk
     project.script_child(monkeypatch, "", lengths=[100] * 10)
     record_speed(project.folder / "cache", "another machine", Speed(10.0, "old"))
     assert "a rough figure" in plan(project).time_from
+
+
+@pytest.mark.parametrize("chosen", ["bf16", "fp32"])
+def test_a_run_keeps_the_precision_that_was_chosen_for_this_machine(
+    project: Project, monkeypatch: pytest.MonkeyPatch, chosen: str
+) -> None:
+    set_training(project, '"batch_size": 1', '"batch_size": 1, "precision": "auto"')
+    project.script_child(monkeypatch, "", precision=chosen)
+    assert f"a test, {chosen}" in render_plan(plan(project))
+    run = project.train()
+    assert read_json(run.config_path)["bf16"] is (chosen == "bf16")
+    assert "a rough figure" not in plan(project).time_from
+    project.script_child(monkeypatch, "", precision={"bf16": "fp32", "fp32": "bf16"}[chosen])
+    assert "a rough figure" in plan(project).time_from  # the other one's speed says nothing of this one's
+
+
+def test_a_precision_that_this_machine_is_slow_in_is_noted(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    project.script_child(monkeypatch, "", precision="bf16", flops=1e9, flops_fp32=1.9e9)
+    assert plan(project).notes == ()
+    project.script_child(monkeypatch, "", precision="bf16", flops=1e9, flops_fp32=2e10)
+    assert "bf16 is 20 times slower than fp32 here" in plan(project).notes[0]
 
 
 def test_what_may_not_fit_is_noted(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -45,7 +45,7 @@ BAD_VALUES = [
     (
         "batch_size: 4",
         "batch_size: 4, precision: fp16, device: cpu",
-        "training: precision fp16 does not work on device cpu: use bf16 or fp32",
+        "training: precision fp16 does not work on device cpu: use auto, bf16 or fp32",
     ),
     ("alpha: 16", "alpha: -16", "lora.alpha: input should be greater than or equal to 1 (value: -16)"),
     (

@@ -27,7 +27,9 @@ PLAN = {
     "device": "a test",
     "memory_bytes": 10**10,
     "devices": 1,
+    "precision": "fp32",
     "flops": 1e9,
+    "flops_fp32": 1e9,
     "versions": {"llamafactory": "0"},
 }
 # Called as the training environment's Python: `python tied.py SCRIPT SPEC`.
