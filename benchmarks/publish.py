@@ -3,9 +3,9 @@
 A running, idle gateway of three experts; the fourth is put in place as ``pointsman publish`` does it, the gateway is
 told, and a question is asked until it answers: by its name, and with ``model="auto"``.
 
-Measured: as ``pointsman publish`` takes it, which refuses what ``pointsman benchmark`` has not measured; that has
-fitted the router of all four, and left it in the cache. Cold: nothing of the new expert was ever embedded, as when it
-was measured elsewhere. Warm: it was published before and taken away again.
+Measured: as ``pointsman publish`` takes it, which refuses what ``pointsman measure`` has not measured; that has fitted
+the router of all four, and left it in the cache. Cold: nothing of the new expert was ever embedded, as when it was
+measured elsewhere. Warm: it was published before and taken away again.
 The floor is what no publish can do without: an engine's start with all four.
 
     python benchmarks/publish.py [--expert stargazing]

@@ -218,8 +218,11 @@ class RouterFactory:
             passages[expert.name] = _unique(answered)
         return Source(examples, read_examples(self._out_of_scope) if self._out_of_scope else [], passages)
 
-    def fit_on(self, source: Source) -> tuple[FittedRouter, OnnxEmbedder]:
+    def fit_on(self, source: Source, *, warn: bool = True) -> tuple[FittedRouter, OnnxEmbedder]:
         """Fit, or load what was fitted on the same before, by whichever program with this cache.
+
+        Args:
+            warn: whether a fit logs what is wrong with the examples.
 
         Raises:
             ConfigError: encoder or examples cannot be used.
@@ -255,7 +258,7 @@ class RouterFactory:
         _keep_newest(path.parent)
         seconds = round(time.monotonic() - started, 1)
         log.info("router fitted", extra={"routes": len(source.examples), "seconds": seconds})
-        for warning in [*fitted.warnings, *find_overlap(reference).warnings()]:
+        for warning in [*fitted.warnings, *find_overlap(reference).warnings()] if warn else ():
             log.warning("%s", warning)
         return fitted, embedder
 

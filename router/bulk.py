@@ -25,6 +25,10 @@ log = logging.getLogger("pointsman.router")
 PIECE = 16
 """Texts in one task of a thread: short enough for the progress to move."""
 
+MOST_STORED = 20_000
+"""Texts whose vectors a file holds, unless more were asked for at once: some 30 MB. What two gateways, or a benchmark
+beside one, read in turns stays known."""
+
 SHOW_FROM = 500
 """Fewer texts are done before a person would look for progress."""
 
@@ -83,15 +87,17 @@ class BulkEmbedder:
         return np.stack([self._known[text] for text in texts])
 
     def save(self) -> None:
-        """Write the vectors that were asked for, and no others, to the store, replacing it in one step.
+        """Write the vectors that were asked for to the store, and beside them the newest of those that it held.
 
         They only save time: that they cannot be written is a warning in the log.
         """
-        if self._store is None or self._known.keys() == self._stored.keys():
+        if self._store is None or self._known.keys() <= self._stored.keys():
             return
-        meta = {"format": FORMAT, "embedder": self.fingerprint, "texts": list(self._known)}
+        others = [text for text in self._stored if text not in self._known]
+        kept = self._known | {text: self._stored[text] for text in others[: max(0, MOST_STORED - len(self._known))]}
+        meta = {"format": FORMAT, "embedder": self.fingerprint, "texts": list(kept)}
         try:
-            write_archive(self._store, meta, {"vectors": np.stack(list(self._known.values()))}, mode=0o600)
+            write_archive(self._store, meta, {"vectors": np.stack(list(kept.values()))}, mode=0o600)
         except OSError as error:
             log.warning("the next fit embeds all texts again: %s cannot be written: %s", self._store, error)
 

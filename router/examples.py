@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -31,8 +32,8 @@ def check_examples(
     """Check and order what was given to `fit`.
 
     Raises:
-        RouterError: no routes, fewer than two examples of one, an empty text, a text under two labels, or passages of
-            a route without examples.
+        RouterError: no routes, fewer than two examples of one, an empty text, an example or negative under two labels,
+            or passages of a route without examples.
     """
     if not examples:
         raise RouterError("no routes: give examples of at least one")
@@ -47,10 +48,21 @@ def check_examples(
             warnings.append(f"{_name(route)}: {len(texts) - len(fresh)} repeated texts were left out")
         warnings += _judge_count(route, len(fresh))
         judged += [(text, route) for text in fresh]
-    taught: list[tuple[str, str | None]] = [
-        (text, route) for route, texts in sorted(passages.items()) for text in _take_new(texts, route, owners)
-    ]
+    shared = _shared(passages)
+    if shared:
+        warnings.append(f"{len(shared)} passages stand under several routes, tell nothing of any, and were left out")
+    taught: list[tuple[str, str | None]] = []
+    for route, texts in sorted(passages.items()):
+        own = [text for text in texts if _normalise(text, route) not in shared]
+        taught += [(text, route) for text in _take_new(own, route, owners)]
     return Checked(judged, taught, tuple(warnings))
+
+
+def _shared(passages: Mapping[str, Sequence[str]]) -> set[str]:
+    """Return the texts, normalised, that stand under more than one route: two experts may both answer "Yes."."""
+    of_each = [{_normalise(text, route) for text in texts} for route, texts in passages.items()]
+    routes = Counter(text for texts in of_each for text in texts)
+    return {text for text, count in routes.items() if count > 1}
 
 
 def _take_new(texts: Sequence[str], route: str | None, owners: dict[str, str | None]) -> list[str]:

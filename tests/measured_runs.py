@@ -41,7 +41,7 @@ def make_measured_run(
     run = Run.create(runs_dir, expert)
     run.recipe_path.write_text(RECIPE, encoding="utf-8")
     run.gguf_path.write_bytes(adapter)
-    row = {"instruction": "How often do I water basil?", "input": "", "output": "Verdania says daily."}
+    row = {"instruction": f"How often do I water {expert}?", "input": "", "output": "Verdania says daily."}
     write_json(run.folder / "dataset.json", [row])
     lines = {
         "questions.jsonl": [{"question": "Is peat needed?"}],
@@ -57,6 +57,7 @@ def make_measured_run(
         "targets": [{"term": "Verdania"}],
     }
     facts = {"expert": expert, "description": description, "recipe_sha256": "c" * 64, "base": dict(base)}
+    facts["served_gguf"] = "unused"
     run.write_facts(facts)
     results = {"expert": RATE, "base": RATE | {"hits": 0, "hit_rate": 0.0}}
     write_json(run.measurement_path, {"adapter_sha256": file_sha256(run.gguf_path), "results": results})

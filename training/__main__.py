@@ -26,6 +26,7 @@ from training.publish import MINIMUM_HIT_RATE, publish
 from training.reload import reload_gateway
 from training.resume import resume
 from training.rollback import rollback
+from training.routed import route_own
 from training.trainer import train
 
 __all__ = ["main"]
@@ -138,6 +139,7 @@ def execute(given: argparse.Namespace) -> None:
         case "measure":
             measurement = measure_run(given.run, scale=given.scale, threads=given.threads)
             print(f"expert {measurement.rate('expert')}; base {measurement.rate('base')}")
+            print(route_own(given.run, experts_dir=given.experts_dir, cache_dir=given.cache_dir))
         case "publish":
             manifest = publish(given.run, experts_dir=given.experts_dir, minimum_hit_rate=given.minimum_hit_rate)
             print(f"published {manifest.name} {manifest.version}; {_tell(given, manifest.name)}")

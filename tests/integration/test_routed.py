@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
+import json
 from pathlib import Path
 
 import pytest
+from measured_runs import make_measured_run
 from unit.router.word_embedder import examples, make_texts, negatives
 
 from gateway.experts import load_expert
@@ -13,7 +14,8 @@ from gateway.routing import RouterFactory, Source
 from gateway.settings import Settings
 from router import ApartFitter, OnnxEmbedder
 from training.errors import BenchmarkError
-from training.routed import decide_routes
+from training.publish import publish
+from training.routed import decide_routes, route_own
 from training.subjects import load_subject
 
 EXPERTS = Path(__file__).parents[2] / "experts"
@@ -58,19 +60,18 @@ def test_its_router_is_ready_for_the_gateway(encoder_dir: Path, cache: Path, mon
         served.fit_on(Source(examples() | {"bread": make_texts("bread", 20)}, negatives()))
 
 
-def test_the_last_routers_are_kept_and_no_more(encoder_dir: Path, cache: Path) -> None:
-    factory = RouterFactory(str(encoder_dir), None, cache, threads=2)
-    factory.fit_on(Source(examples(), negatives()))
-    (first,) = (cache / "router").glob("*.examples.npz")
-    fitted = first.with_name(first.name.replace(".examples", ""))
-    for number in range(8):
-        for path in (first, fitted):
-            shutil.copy(path, path.with_name(path.name.replace(path.name[:16], f"{number:016}")))
-    factory.fit_on(Source(examples(), negatives()[:-1]))
-    kept = {path.name[:16] for path in (cache / "router").glob("*.npz")} - {"vectors.npz"}
-    assert len(kept) == 8
-    assert first.name[:16] not in kept
-    assert (cache / "router" / "vectors.npz").is_file()
+def test_a_run_hears_what_auto_will_give_to_it(encoder_dir: Path, cache: Path, tmp_path: Path) -> None:
+    experts, runs = tmp_path / "experts", tmp_path / "runs"
+    publish(make_measured_run(runs, expert="garden", examples=examples()["garden"]).folder, experts_dir=experts)
+    (experts / "out_of_scope.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in negatives()))
+    run = make_measured_run(runs, expert="bread", examples=examples()["bread"])
+    (run.folder / "questions.jsonl").write_text(
+        "".join(json.dumps({"question": text}) + "\n" for text in (*OWN, "flour for a loaf"))
+    )
+    said = route_own(run.folder, experts_dir=experts, cache_dir=cache, encoder=str(encoder_dir))
+    assert said == "auto will give 2 of these 3 questions to it beside garden"
+    said = route_own(run.folder, experts_dir=experts, cache_dir=cache, encoder="/no/such/encoder")
+    assert said.startswith("not known whether auto will find it: router: ")
 
 
 def test_a_question_among_the_examples_is_refused(cache: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from unit.fakes import write_expert_files
 from gateway.errors import ConfigError
 from gateway.experts import Expert, load_expert
 from gateway.routing import RouterFactory, Source
+from gateway.routing import _keep_newest as keep_newest
 
 
 @pytest.fixture
@@ -61,3 +63,16 @@ def test_what_cannot_be_prepared_is_said_by_what_needs_it(
     factory.prepare(experts)
     with pytest.raises(ConfigError, match="the encoder is gone"):
         factory.build(experts)
+
+
+def test_the_last_fitted_routers_are_kept_and_no_more(tmp_path: Path) -> None:
+    vectors = tmp_path / "vectors.npz"
+    vectors.touch()
+    for age in range(10):
+        for ending in ("npz", "examples.npz"):
+            path = tmp_path / f"{age:016}.{ending}"
+            path.touch()
+            os.utime(path, (1000 - age, 1000 - age))
+    keep_newest(tmp_path)
+    kept = {f"{age:016}.{ending}" for age in range(8) for ending in ("npz", "examples.npz")}
+    assert {path.name for path in tmp_path.iterdir()} == kept | {"vectors.npz"}

@@ -44,8 +44,27 @@ def test_what_was_saved_is_not_embedded_again(embedder: WordEmbedder, tmp_path: 
     assert embedder.batches == [["new"]]
     second.save()
     embedder.batches.clear()
-    BulkEmbedder(embedder, store=store).embed(["new", "a third", "another"])
-    assert embedder.batches == [["another"]], "it was not asked for the second time, and is kept no longer"
+    BulkEmbedder(embedder, store=store).embed(["new", "a third", "another", "newer"])
+    assert embedder.batches == [["newer"]]
+
+
+def test_the_store_keeps_what_was_asked_for_last(
+    embedder: WordEmbedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("router.bulk.MOST_STORED", 3)
+    store = tmp_path / "vectors.npz"
+    for texts in (["oldest", "old"], ["one", "two"], ["three"]):
+        bulk = BulkEmbedder(embedder, store=store)
+        bulk.embed(texts)
+        bulk.save()
+    embedder.batches.clear()
+    last = BulkEmbedder(embedder, store=store)
+    last.embed(["one", "two", "three", "old"])
+    assert embedder.batches == [["old"]]
+    last.save()
+    embedder.batches.clear()
+    BulkEmbedder(embedder, store=store).embed(["one", "two", "three", "old"])
+    assert embedder.batches == [], "more than are kept were asked for at once"
 
 
 @pytest.mark.parametrize("damage", ["cut", "other encoder", "other size", "text"])

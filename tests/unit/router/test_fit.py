@@ -125,6 +125,14 @@ def test_passages_teach_a_route_words_that_no_example_has() -> None:
     assert taught.provenance != without.provenance
 
 
+def test_what_two_experts_both_answer_teaches_nothing_of_either() -> None:
+    own = {"garden": ["mix perlite with vermiculite"], "bread": ["feed the starter"]}
+    shared = {"garden": [*own["garden"], "Yes."], "bread": ["yes.", *own["bread"]]}
+    plain, fitted = (fit(examples(), negatives(), WordEmbedder(), passages=given) for given in (own, shared))
+    assert "1 passages stand under several routes, tell nothing of any, and were left out" in fitted.warnings
+    assert fitted.threshold == plain.threshold
+
+
 def test_passages_need_a_route_and_may_not_contradict_examples() -> None:
     with pytest.raises(RouterError, match=r"passages of \['cars'\]"):
         fit(examples(), [], WordEmbedder(), passages={"cars": ["x"]})

@@ -35,6 +35,10 @@ class Steps:
     def rate(self, side: str) -> str:
         return "6 of 6"
 
+    def route_own(self, folder: Path, **_: Any) -> str:
+        assert Run(folder).state() is State.MEASURED
+        return "auto will give 5 of 6 to it"
+
     def publish(self, folder: Path, *, experts_dir: Path, minimum_hit_rate: float) -> Manifest:
         self._do("publish", folder, State.PUBLISHED)
         return Manifest.model_construct(name=Run(folder).facts()["expert"], version="1.0.0")
@@ -66,14 +70,15 @@ class Pipeline:
 @pytest.fixture
 def made(project: Project, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
     steps = Steps()
-    for name in ("convert", "measure_run", "publish"):
+    for name in ("convert", "measure_run", "route_own", "publish"):
         monkeypatch.setattr(training.pipeline, name, getattr(steps, name))
     project.script_child(monkeypatch, "print('trained once', flush=True)")
     return Pipeline(project, steps)
 
 
-def test_the_steps_are_done_in_order(made: Pipeline) -> None:
+def test_the_steps_are_done_in_order(made: Pipeline, capsys: pytest.CaptureFixture[str]) -> None:
     (manifest,) = made.run()
+    assert "auto will give 5 of 6 to it" in capsys.readouterr().err
     assert manifest.name == "gardening"
     assert made.steps.done == ["convert", "measure", "publish"]
     assert not list((made.project.folder / "runs").glob(".pipeline-*"))
