@@ -79,8 +79,7 @@ def results(tmp_path_factory: pytest.TempPathFactory, base_gguf: Path) -> dict[s
     # Its base is not on this machine: parsed alone, and with the device that a machine without a GPU has.
     qwen = load_recipe(RECIPES / "qwen3-14b.yaml")
     options = qwen.render(**places | {"model": qwen.base.train_from}, output_dir=folder / "adapter")
-    cases["qwen3-14b"] = options | {"use_cpu": True}
-    cases |= {"bf16": right | {"bf16": True}, "auto": right}
+    cases |= {"bf16": right | {"bf16": True}, "auto": right, "qwen3-14b": options | {"use_cpu": True}}
     paths = []
     for number, (name, config) in enumerate(cases.items()):
         paths.append(folder / f"{number}.json")
