@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -237,7 +238,10 @@ class RouterFactory:
             passages=source.passages,
             max_false_abstain=self.false_abstain,
         )
+        reference_path = self._path(source, embedder, "examples.npz")
         if stored is not None:
+            with contextlib.suppress(OSError):
+                os.utime(reference_path)  # in use: not among the oldest
             return stored, embedder
         started = time.monotonic()
         try:
@@ -254,7 +258,7 @@ class RouterFactory:
         except RouterError as error:
             raise ConfigError(f"router: {error}") from error
         fitted.save(path)
-        reference.save(self._path(source, embedder, "examples.npz"))
+        reference.save(reference_path)
         _keep_newest(path.parent)
         seconds = round(time.monotonic() - started, 1)
         log.info("router fitted", extra={"routes": len(source.examples), "seconds": seconds})
@@ -338,8 +342,11 @@ class RouterFactory:
 
 
 def _keep_newest(folder: Path) -> None:
-    """Delete all but the last fitted routers: another version of an expert is another router."""
-    found = sorted(folder.glob("*.examples.npz"), key=lambda path: path.stat().st_mtime_ns)
-    for path in found[:-_KEPT_ROUTERS]:
-        path.with_name(path.name.replace(".examples", "")).unlink(missing_ok=True)
-        path.unlink(missing_ok=True)
+    """Delete all but the routers used last: another version of an expert is another router."""
+    with contextlib.suppress(
+        OSError
+    ):  # another program with this cache does the same; what is left is left to the next
+        found = sorted(folder.glob("*.examples.npz"), key=lambda path: path.stat().st_mtime_ns)
+        for path in found[:-_KEPT_ROUTERS]:
+            path.with_name(path.name.replace(".examples", "")).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
