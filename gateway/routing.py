@@ -343,9 +343,8 @@ class RouterFactory:
 
 def _keep_newest(folder: Path) -> None:
     """Delete all but the routers used last: another version of an expert is another router."""
-    with contextlib.suppress(
-        OSError
-    ):  # another program with this cache does the same; what is left is left to the next
+    # Another program with this cache may do the same at the same time: what is left, the next fit deletes.
+    with contextlib.suppress(OSError):
         found = sorted(folder.glob("*.examples.npz"), key=lambda path: path.stat().st_mtime_ns)
         for path in found[:-_KEPT_ROUTERS]:
             path.with_name(path.name.replace(".examples", "")).unlink(missing_ok=True)
