@@ -9,6 +9,7 @@ import contextlib
 import json
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -130,7 +131,7 @@ class RouterFactory:
         self.false_abstain = false_abstain
         self._opened: dict[str, OnnxEmbedder] = {}
         self._fitter = ApartFitter()
-        self._vectors = cache_dir / "router" / "vectors.npz"
+        self._fitting = threading.Lock()
 
     def build(self, experts: Sequence[Expert], *, remembers: bool = True) -> Router | None:
         """Make a router; None when there are no experts.
@@ -229,6 +230,10 @@ class RouterFactory:
             ConfigError: encoder or examples cannot be used.
         """
         embedder = self.encoder_to_fit()
+        with self._fitting:  # who waited for the same fit finds it done
+            return self._fit_on(source, embedder, warn=warn), embedder
+
+    def _fit_on(self, source: Source, embedder: OnnxEmbedder, *, warn: bool) -> FittedRouter:
         path = self._path(source, embedder)
         stored = load_current(
             path,
@@ -242,7 +247,7 @@ class RouterFactory:
         if stored is not None:
             with contextlib.suppress(OSError):
                 os.utime(reference_path)  # in use: not among the oldest
-            return stored, embedder
+            return stored
         started = time.monotonic()
         try:
             fitted, reference = self._fitter.fit(
@@ -253,18 +258,18 @@ class RouterFactory:
                 max_false_abstain=self.false_abstain,
                 workers=self.threads,
                 progress=True,
-                vectors=self._vectors,
+                vectors=self._vectors(embedder),
             )
         except RouterError as error:
             raise ConfigError(f"router: {error}") from error
-        fitted.save(path)
         reference.save(reference_path)
+        fitted.save(path)
         _keep_newest(path.parent)
         seconds = round(time.monotonic() - started, 1)
         log.info("router fitted", extra={"routes": len(source.examples), "seconds": seconds})
         for warning in [*fitted.warnings, *find_overlap(reference).warnings()] if warn else ():
             log.warning("%s", warning)
-        return fitted, embedder
+        return fitted
 
     def close(self) -> None:
         """End a fit that runs in another thread; it raises there."""
@@ -272,7 +277,7 @@ class RouterFactory:
 
     def bulk(self, embedder: Embedder, *, keeps: bool = True) -> BulkEmbedder:
         """An embedder for many texts, with progress on a terminal; with ``keeps``, it knows those of the last fit."""
-        store = self._vectors if keeps else None
+        store = self._vectors(embedder) if keeps else None
         return BulkEmbedder(embedder, workers=self.threads, progress=True, store=store)
 
     def open_encoder(self, encoder: str) -> OnnxEmbedder:
@@ -328,6 +333,9 @@ class RouterFactory:
         if unknown := sorted(set(bundle.fitted.routes) - set(names)):
             raise ConfigError(f"router.artifact {artifact}: its experts {unknown} are not served; served: {names}")
         return bundle
+
+    def _vectors(self, embedder: Embedder) -> Path:
+        return self._cache_dir / "router" / f"vectors-{embedder.fingerprint[:8]}.npz"
 
     def _path(self, source: Source, embedder: OnnxEmbedder, ending: str = "npz") -> Path:
         provenance = Provenance.describe(

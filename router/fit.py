@@ -113,7 +113,11 @@ def fit(
         steps = _Steps(data, len(groups), seed, progress)
         witnesses = threads.submit(steps.fit_on, np.ones(len(data.labels), dtype=np.bool_))
         without = {fold: threads.submit(steps.fit_on, data.folds != fold) for fold in _folds_of(data)}
-        pairs = build_pairs(data, embedder, seed)
+        try:
+            pairs = build_pairs(data, embedder, seed)
+        except BaseException:
+            threads.shutdown(wait=False, cancel_futures=True)
+            raise
         evidence, signals = _out_of_fold(data, pairs, without, threads)
         strangers = _meet_strangers(data, groups, len(checked.judged), steps, threads)
         judged = slice(len(checked.judged))

@@ -182,7 +182,7 @@ def _routing(
     path = folder / ROUTING_FILE
     if path.is_file():
         return Routing(**read_json(path))
-    source = gather_source(subjects, experts_dir, negatives)
+    source = gather_source(factory, subjects, experts_dir, negatives)
     own = [question for subject in subjects for question in subject.questions]
     routing = decide_routes(factory, source, own=own, unrelated=unrelated)
     write_json(path, asdict(routing))

@@ -115,7 +115,7 @@ def _finish(run: Run, places: Places, display: Display, *, minimum_hit_rate: flo
         if run.state() is State.CONVERTED:
             measured = measure_run(run.folder, threads=places.threads)
             display.say(f"{run.folder.name}: {measured.rate('expert')}")
-            cache_dir = places.cache_dir or default_cache_dir()
-            display.say(f"  {route_own(run.folder, experts_dir=places.experts_dir, cache_dir=cache_dir)}")
+        cache_dir = places.cache_dir or default_cache_dir()
+        display.say(route_own(run.folder, experts_dir=places.experts_dir, cache_dir=cache_dir))
     with display.step("publish"):
         return publish(run.folder, experts_dir=places.experts_dir, minimum_hit_rate=minimum_hit_rate)

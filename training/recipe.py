@@ -72,8 +72,8 @@ class TrainingSection(_Section):
     warmup: float = Field(default=0.03, ge=0, lt=1)
     """Share of all steps over which the learning rate rises from zero."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """`auto` is bf16 where the device multiplies matrices in it no slower than in fp32, else fp32: a processor without
-    instructions for bf16 is twenty times slower with it. Timed when a run is planned; the run keeps it."""
+    """`auto` is bf16 on a GPU that has it, and on a CPU that multiplies matrices in it no slower than in fp32, or fp32.
+    A processor without instructions for bf16 is twenty times slower with it. Chosen when a run is planned, and kept."""
     device: Literal["auto", "cpu"] = "auto"
     gradient_checkpointing: bool = True
     seed: int = Field(default=42, ge=0, le=2**31)

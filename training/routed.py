@@ -7,17 +7,17 @@ it: they are decided in folds, each by a router fitted on all other texts. Knows
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
 from gateway.errors import GatewayError
-from gateway.experts import MANIFEST_FILE
+from gateway.experts import scan_experts
 from gateway.routing import RouterFactory, Source
 from gateway.sizing import usable_cores
-from router import Embedder, FittedRouter, Router, RouterError, fit
+from router import Embedder, FittedRouter, Router, RouterError, find_overlap, fit
 from training.dataset import normalise
 from training.errors import BenchmarkError, TrainingError
 from training.subjects import Subject, load_subject, load_texts
@@ -50,39 +50,48 @@ def router_factory(encoder: str, cache_dir: Path) -> RouterFactory:
     return RouterFactory(encoder, None, cache_dir, threads=usable_cores())
 
 
-def gather_source(subjects: Iterable[Subject], experts_dir: Path, negatives: Sequence[str]) -> Source:
-    """Gather what the gateway's router will be fitted on once these are published, too.
+def gather_source(
+    factory: RouterFactory, subjects: Sequence[Subject], experts_dir: Path, negatives: Sequence[str]
+) -> Source:
+    """Gather what the gateway's router will be fitted on once these are published, beside those that it serves already.
 
     Raises:
-        BenchmarkError, DatasetError: a published expert is damaged.
+        BenchmarkError: an expert's examples cannot be read.
     """
-    published = [load_subject(found.parent.name, experts_dir) for found in experts_dir.glob(f"*/{MANIFEST_FILE}")]
-    served = {subject.name: subject for subject in (*published, *subjects)}
+    measured = {subject.name: subject for subject in subjects}
+    try:
+        served = scan_experts(experts_dir, subjects[0].base)[0].values() if experts_dir.is_dir() else ()
+        source = factory.read_source([expert for expert in served if expert.name not in measured])
+    except GatewayError as error:
+        raise BenchmarkError(error.message) from error
     return Source(
-        {name: list(subject.asked) for name, subject in served.items()},
+        source.examples | {name: list(subject.asked) for name, subject in measured.items()},
         list(negatives),
-        {name: list(subject.answered) for name, subject in served.items()},
+        source.passages | {name: list(subject.answered) for name, subject in measured.items()},
     )
 
 
 def route_own(run_dir: Path, *, experts_dir: Path, cache_dir: Path, encoder: str = ENCODER) -> str:
-    """Say how many of a run's benchmark questions `auto` will give to it once it is published.
+    """Say how many of a run's benchmark questions `auto` will give to it once it is published; what to know of its
+    examples, a line each.
 
-    The router that tells is left for the gateway; see `decide_routes`. Why it cannot be told is said, too: publishing
-    does not depend on it.
+    By the router of a gateway with the default settings, which is left in the cache for it; see `decide_routes`. Why it
+    cannot be told is said, too: publishing does not depend on it.
     """
     try:
-        subject = load_subject(str(run_dir), experts_dir)
+        subject, factory = load_subject(str(run_dir), experts_dir), router_factory(encoder, cache_dir)
         out_of_scope = experts_dir / OUT_OF_SCOPE_FILE
         negatives = [text for text, _ in load_texts(out_of_scope)] if out_of_scope.is_file() else []
-        source = gather_source([subject], experts_dir, negatives)
-        routing = decide_routes(router_factory(encoder, cache_dir), source, own=subject.questions, unrelated=[])
-    except TrainingError as error:
+        source = gather_source(factory, [subject], experts_dir, negatives)
+        routing = decide_routes(factory, source, own=subject.questions, unrelated=[])
+        overlap = find_overlap(factory.reference(source)).warnings()
+    except (TrainingError, OSError) as error:
         return f"not known whether auto will find it: {error}"
     found = sum(route == subject.name for route in routing.own.values())
     others = [name for name in routing.routes if name != subject.name]
     beside = f" beside {', '.join(others)}" if others else ""
-    return f"auto will give {found} of these {len(routing.own)} questions to it{beside}"
+    said = [f"auto will give {found} of these {len(routing.own)} questions to it{beside}"]
+    return "\n".join(said + [line for line in overlap if line.startswith(f"route {subject.name!r}")])
 
 
 def decide_routes(factory: RouterFactory, source: Source, *, own: Sequence[str], unrelated: Sequence[str]) -> Routing:

@@ -171,6 +171,8 @@ def _from_run(folder: Path) -> Subject:
     run.require(State.CONVERTED, State.MEASURED, State.PUBLISHED)
     facts = run.facts()
     description = ExpertDescription.model_validate(facts["description"])
+    edited = description.data / EXAMPLES_FILE  # what is published is what stands there now
+    examples = edited if edited.is_file() else run.folder / EXAMPLES_FILE
     return Subject(
         name=check_name(facts["expert"]),
         title=description.title,
@@ -184,7 +186,7 @@ def _from_run(folder: Path) -> Subject:
         base_source=facts["served_gguf"],
         rows=tuple(load_rows(run.folder / ROWS_FILE)),
         questions=tuple(load_questions(run.folder / QUESTIONS_FILE)),
-        examples=tuple(text for text, _ in load_texts(run.folder / EXAMPLES_FILE)),
+        examples=tuple(text for text, _ in load_texts(examples)),
     )
 
 

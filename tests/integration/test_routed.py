@@ -9,7 +9,7 @@ import pytest
 from measured_runs import make_measured_run
 from unit.router.word_embedder import examples, make_texts, negatives
 
-from gateway.experts import load_expert
+from gateway.experts import load_expert, scan_experts
 from gateway.routing import RouterFactory, Source
 from gateway.settings import Settings
 from router import ApartFitter, OnnxEmbedder
@@ -60,7 +60,9 @@ def test_its_router_is_ready_for_the_gateway(encoder_dir: Path, cache: Path, mon
         served.fit_on(Source(examples() | {"bread": make_texts("bread", 20)}, negatives()))
 
 
-def test_a_run_hears_what_auto_will_give_to_it(encoder_dir: Path, cache: Path, tmp_path: Path) -> None:
+def test_a_run_hears_what_auto_will_give_to_it(
+    encoder_dir: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     experts, runs = tmp_path / "experts", tmp_path / "runs"
     publish(make_measured_run(runs, expert="garden", examples=examples()["garden"]).folder, experts_dir=experts)
     (experts / "out_of_scope.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in negatives()))
@@ -69,7 +71,17 @@ def test_a_run_hears_what_auto_will_give_to_it(encoder_dir: Path, cache: Path, t
         "".join(json.dumps({"question": text}) + "\n" for text in (*OWN, "flour for a loaf"))
     )
     said = route_own(run.folder, experts_dir=experts, cache_dir=cache, encoder=str(encoder_dir))
-    assert said == "auto will give 2 of these 3 questions to it beside garden"
+    assert said.splitlines()[0] == "auto will give 2 of these 3 questions to it beside garden"
+    publish(run.folder, experts_dir=experts)
+    with monkeypatch.context() as forbidden:
+        forbidden.setattr(ApartFitter, "fit", lambda *_, **__: pytest.fail("fitted anew after it was measured"))
+        served, rejected = scan_experts(experts, None)
+        router = RouterFactory(str(encoder_dir), experts / "out_of_scope.jsonl", cache).build(list(served.values()))
+    assert (router.routes if router else (), rejected) == (("bread", "garden"), [])
+    (experts / "garden" / "examples.jsonl").write_text("damaged")  # as the gateway, it goes on without that expert
+    again = route_own(run.folder, experts_dir=experts, cache_dir=cache, encoder=str(encoder_dir))
+    assert "questions to it" in again
+    assert "garden" not in again
     said = route_own(run.folder, experts_dir=experts, cache_dir=cache, encoder="/no/such/encoder")
     assert said.startswith("not known whether auto will find it: router: ")
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from unit.fakes import write_expert_files
+from unit.router.word_embedder import WordEmbedder, examples, negatives
 
 from gateway.errors import ConfigError
 from gateway.experts import Expert, load_expert
 from gateway.routing import RouterFactory, Source
 from gateway.routing import _keep_newest as keep_newest
+from router import ApartFitter, FittedRouter, Reference, fit
 
 
 @pytest.fixture
@@ -76,3 +81,26 @@ def test_the_last_fitted_routers_are_kept_and_no_more(tmp_path: Path) -> None:
     keep_newest(tmp_path)
     kept = {f"{age:016}.{ending}" for age in range(8) for ending in ("npz", "examples.npz")}
     assert {path.name for path in tmp_path.iterdir()} == kept | {"vectors.npz"}
+
+
+def test_who_waits_for_a_fit_of_the_same_finds_it_done(
+    factory: RouterFactory, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A reload that is tried again while the fit of the one that failed goes on."""
+    embedder, fits = WordEmbedder(), list[int]()
+
+    def fit_once(self: ApartFitter, *texts: Any, **_: Any) -> tuple[FittedRouter, Reference]:
+        fits.append(1)
+        time.sleep(0.2)
+        return fit(texts[0], texts[1], embedder), Reference.build(texts[0], texts[1], embedder)
+
+    monkeypatch.setattr(factory, "encoder_to_fit", lambda: embedder)
+    monkeypatch.setattr(ApartFitter, "fit", fit_once)
+    source = Source(examples(), negatives())
+    with ThreadPoolExecutor(3) as threads:
+        found = [router for router, _ in threads.map(factory.fit_on, [source] * 3)]
+    assert len(fits) == 1
+    assert len({router.threshold for router in found}) == 1
+    monkeypatch.setattr("gateway.routing._KEPT_ROUTERS", 1)
+    factory.fit_on(Source(examples(), negatives()[1:]))
+    assert len(list((tmp_path / "cache" / "router").glob("*.examples.npz"))) == 1
