@@ -119,7 +119,8 @@ def decide_routes(factory: RouterFactory, source: Source, *, own: Sequence[str],
         bulk = factory.bulk(embedder)
         folds = range(FOLDS if seen else 0)
         for fold in tqdm(folds, desc="fitting the router without what it is asked", unit="fold", leave=False):
-            held = seen[fold::FOLDS]
+            if not (held := seen[fold::FOLDS]):
+                continue
             hidden = {normalise(text) for text in held}
             rest = [text for text in source.negatives if normalise(text) not in hidden]
             fitted = fit(
