@@ -267,6 +267,7 @@ def _add_training(commands: Any) -> None:
         ("train", "train an expert's adapter with LlamaFactory"),
         ("convert", "convert a run's adapter to GGUF"),
         ("check", "check a converted run in the real engine"),
+        ("teach", "labelled texts become the router's examples, or texts for no expert"),
         ("rollback", "bring back an expert's previous version"),
         ("measure", "ask a converted run its benchmark questions in the real engine"),
         ("publish", "move a measured run into experts/ and tell the running gateway"),

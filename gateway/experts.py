@@ -145,13 +145,6 @@ class Manifest(_Strict):
             key = ".".join(str(part) for part in first["loc"]) or "manifest"
             raise ManifestError(f"{path}: {key}: {first['msg']} (value: {first['input']!r})") from error
 
-    def dump(self, path: Path) -> None:
-        """Write the manifest atomically: to a temporary name beside ``path``, then renamed."""
-        text = yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
-
 
 @dataclass(frozen=True, slots=True)
 class Expert:

@@ -16,6 +16,7 @@ import numpy as np
 
 from gateway.base import BaseIdentity
 from gateway.experts import ADAPTER_FILE, MANIFEST_FILE, Expert, FileHash, Manifest, Target, file_sha256, load_expert
+from training.versions import write_manifest
 
 __all__ = ["EXPERTS_DIR", "NAMES", "write_adapter", "write_expert"]
 
@@ -59,7 +60,7 @@ def write_expert(root: Path, name: str, base: BaseIdentity, *, seed: int, exampl
         for file in ("examples.jsonl", "dataset.json"):
             shutil.copy(EXPERTS_DIR / name / file, directory / file)
     (directory / "questions.jsonl").write_text("", encoding="utf-8")
-    manifest_of(directory, base).dump(directory / MANIFEST_FILE)
+    write_manifest(manifest_of(directory, base), directory / MANIFEST_FILE)
     return load_expert(directory, base)
 
 

@@ -27,6 +27,7 @@ from training.reload import reload_gateway
 from training.resume import resume
 from training.rollback import rollback
 from training.routed import route_own
+from training.teach import teach
 from training.trainer import train
 
 __all__ = ["main"]
@@ -62,6 +63,9 @@ def parse_arguments(words: Sequence[str] | None) -> argparse.Namespace:
             command.add_argument("--outtype", choices=("f16", "f32", "q8_0"), help="default: the recipe's")
         if name == "publish":
             _add_minimum(command)
+    command = commands.add_parser("teach", parents=[common], help="labelled texts become the router's examples")
+    command.add_argument("file", type=Path, nargs="+", help='JSONL: {"text": …, "expert": name, or null for none}')
+    command.add_argument("--out-of-scope", type=Path, help="texts for none (out_of_scope.jsonl beside the experts)")
     command = commands.add_parser("rollback", parents=[common], help="bring back an expert's previous version")
     command.add_argument("name", help="the expert")
     return parser.parse_args(words)
@@ -142,14 +146,29 @@ def execute(given: argparse.Namespace) -> None:
             print(route_own(given.run, experts_dir=given.experts_dir, cache_dir=given.cache_dir))
         case "publish":
             manifest = publish(given.run, experts_dir=given.experts_dir, minimum_hit_rate=given.minimum_hit_rate)
-            print(f"published {manifest.name} {manifest.version}; {_tell(given, manifest.name)}")
+            print(f"published {manifest.name} {manifest.version}; {_tell(given, [manifest.name])}")
+        case "teach":
+            _teach(given)
         case "rollback":
             manifest = rollback(given.name, given.experts_dir)
-            print(f"{manifest.name} is {manifest.version} again; {_tell(given, manifest.name)}")
+            print(f"{manifest.name} is {manifest.version} again; {_tell(given, [manifest.name])}")
 
 
-def _tell(given: argparse.Namespace, expert: str) -> str:
-    return reload_gateway(given.gateway, given.cache_dir, [expert])
+def _tell(given: argparse.Namespace, experts: Sequence[str]) -> str:
+    return reload_gateway(given.gateway, given.cache_dir, experts)
+
+
+def _teach(given: argparse.Namespace) -> None:
+    taught = teach(
+        given.file,
+        experts_dir=given.experts_dir,
+        descriptions=load_descriptions(given.experts_file) if given.experts_file.is_file() else {},
+        out_of_scope=given.out_of_scope,
+    )
+    known = f", {taught.known} were known" if taught.known else ""
+    versions = "".join(f"; {name} is {version}" for name, version in taught.versions.items())
+    told = f"; {_tell(given, list(taught.versions))}" if taught.added else ""
+    print(f"{taught.added} texts taught{known}{versions}{told}")
 
 
 def _new(given: argparse.Namespace) -> None:

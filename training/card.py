@@ -9,7 +9,9 @@ from typing import Any
 
 from gateway.experts import Manifest
 
-__all__ = ["render_card"]
+__all__ = ["CARD_FILE", "render_card"]
+
+CARD_FILE = "CARD.md"
 
 
 def render_card(manifest: Manifest, recipe: dict[str, Any], rows: int, anchors: int) -> str:

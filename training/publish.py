@@ -9,12 +9,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from gateway.experts import ADAPTER_FILE, MANIFEST_FILE, FileHash, Manifest, file_sha256
 from training.archive import CONVERTER_BUILD
-from training.card import render_card
+from training.card import CARD_FILE, render_card
 from training.convert_checks import read_checks
 from training.dataset import load_rows
 from training.description import ANCHORS_FILE, EXAMPLES_FILE, QUESTIONS_FILE, ROWS_FILE, ExpertDescription
@@ -22,9 +21,9 @@ from training.errors import PublishError
 from training.files import read_json, replace_file, write_text
 from training.run import Run, State
 from training.versions import (
+    INCOMING_DIR,
     PREVIOUS_DIR,
-    ROLLBACK_DIR,
-    abandon_rollback,
+    abandon_incoming,
     is_intact,
     keep_data,
     keep_previous,
@@ -32,12 +31,12 @@ from training.versions import (
     read_manifest,
     stage,
     version_numbers,
+    write_manifest,
 )
 from training.yaml_file import read_yaml
 
 __all__ = ["MINIMUM_HIT_RATE", "publish"]
 
-CARD_FILE = "CARD.md"
 MINIMUM_HIT_RATE = 0.9
 
 
@@ -67,7 +66,7 @@ def publish(run_dir: Path, *, experts_dir: Path, minimum_hit_rate: float = MINIM
         if published is not None and _same(published, manifest) and is_intact(folder, published):
             manifest = published
         else:
-            kept = [read_manifest(folder / kept / MANIFEST_FILE) for kept in (PREVIOUS_DIR, ROLLBACK_DIR)]
+            kept = [read_manifest(folder / kept / MANIFEST_FILE) for kept in (PREVIOUS_DIR, INCOMING_DIR)]
             version = next_version(manifest.version, [each.version for each in (published, *kept) if each])
             manifest = manifest.model_copy(update={"version": version})
             _replace_version(run, manifest, folder)
@@ -83,7 +82,7 @@ def _same(published: Manifest, manifest: Manifest) -> bool:
 
 
 def _replace_version(run: Run, manifest: Manifest, folder: Path) -> None:
-    abandon_rollback(folder)
+    abandon_incoming(folder)
     recipe = read_yaml(run.recipe_path)
     anchors = run.folder / ANCHORS_FILE
     counts = (len(load_rows(run.folder / ROWS_FILE)), len(load_rows(anchors)) if anchors.is_file() else 0)
@@ -95,7 +94,7 @@ def _replace_version(run: Run, manifest: Manifest, folder: Path) -> None:
         replace_file(temporary, folder / name)
     write_text(folder / CARD_FILE, card)
     keep_data(folder)
-    _dump(manifest, folder / MANIFEST_FILE)
+    write_manifest(manifest, folder / MANIFEST_FILE)
 
 
 def _checked(run: Run, adapter_sha256: str) -> dict[str, Any]:
@@ -165,8 +164,3 @@ def _data_files(run: Run) -> dict[str, Path]:
         QUESTIONS_FILE: run.folder / QUESTIONS_FILE,
         EXAMPLES_FILE: examples if examples.is_file() else run.folder / EXAMPLES_FILE,
     }
-
-
-def _dump(manifest: Manifest, path: Path) -> None:
-    text = yaml.safe_dump(manifest.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
-    write_text(path, text)

@@ -7,18 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from gateway.experts import MANIFEST_FILE, Manifest, check_name
+from gateway.experts import Manifest, check_name
 from training.errors import PublishError
-from training.versions import (
-    PREVIOUS_DIR,
-    ROLLBACK_DIR,
-    discard,
-    edited_files,
-    keep_data,
-    keep_previous,
-    replace_all,
-    verify,
-)
+from training.versions import INCOMING_DIR, PREVIOUS_DIR, bring_in, edited_files, verify
 
 __all__ = ["rollback"]
 
@@ -42,19 +33,11 @@ def rollback(name: str, experts_dir: Path) -> Manifest:
             f"{name}: {', '.join(edited)} in {folder} was edited since it was published, and would be overwritten: "
             "move it away first, or publish it"
         )
-    source = folder / ROLLBACK_DIR
+    source = folder / INCOMING_DIR
     if not source.is_dir():
         kept = folder / PREVIOUS_DIR
         if not kept.is_dir():
             raise PublishError(f"{name}: there is no previous version in {folder}")
         verify(kept, name)
         kept.replace(source)
-    manifest = verify(source, name)
-    manifest_path = folder / MANIFEST_FILE
-    wanted = (source / MANIFEST_FILE).read_bytes()
-    if not manifest_path.is_file() or manifest_path.read_bytes() != wanted:
-        keep_previous(folder)
-        replace_all(source, folder)
-        keep_data(folder)
-    discard(source)
-    return manifest
+    return bring_in(folder, name)

@@ -3,41 +3,46 @@
 Owns the changes to an expert's folder, each so that a reader never takes half a version for a whole one: the manifest
 goes first and comes last. Which version follows which is `publish`'s and `rollback`'s.
 
-    .previous/    the version before, whole           .rollback/    a rollback that is under way
+    .previous/    the version before, whole
+    .incoming/    a version, whole, that is to become the published one: by a rollback, or by `teach`
     .published/   the data as published: a person may edit the rows in the folder for the next version
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+
+import yaml
 
 from gateway.errors import ManifestError
 from gateway.experts import MANIFEST_FILE, FileHash, Manifest, file_sha256
 from training.description import EXAMPLES_FILE, QUESTIONS_FILE, ROWS_FILE
 from training.errors import PublishError
-from training.files import replace_file
+from training.files import replace_file, write_text
 
 __all__ = [
+    "INCOMING_DIR",
     "PREVIOUS_DIR",
-    "ROLLBACK_DIR",
-    "abandon_rollback",
-    "discard",
+    "abandon_incoming",
+    "bring_in",
     "edited_files",
     "is_intact",
     "keep_data",
     "keep_previous",
     "next_version",
     "read_manifest",
-    "replace_all",
     "stage",
+    "stage_version",
     "verify",
     "version_numbers",
+    "write_manifest",
 ]
 
 PREVIOUS_DIR = ".previous"
-ROLLBACK_DIR = ".rollback"
+INCOMING_DIR = ".incoming"
 PUBLISHED_DIR = ".published"
 DATA_FILES = (ROWS_FILE, EXAMPLES_FILE, QUESTIONS_FILE)
 
@@ -68,11 +73,11 @@ def verify(version: Path, name: str) -> Manifest:
     try:
         manifest = Manifest.load(version / MANIFEST_FILE)
     except ManifestError as error:
-        raise PublishError(f"{name}: its previous version cannot be brought back: {error}") from error
+        raise PublishError(f"{name}: {version} cannot be brought in: {error}") from error
     for entry in (manifest.adapter, manifest.dataset, manifest.examples, manifest.questions):
         path = version / entry.file
         if not _is(path, entry):
-            raise PublishError(f"{name}: its previous version cannot be brought back: {path} is missing or was changed")
+            raise PublishError(f"{name}: {version} cannot be brought in: {path} is missing or was changed")
     return manifest
 
 
@@ -102,7 +107,43 @@ def keep_previous(folder: Path) -> None:
     manifest_path.unlink()
 
 
-def replace_all(source: Path, folder: Path) -> None:
+@contextmanager
+def stage_version(folder: Path) -> Iterator[Path]:
+    """Yield a copy of the published version, to be changed; it is the incoming one when the block has ended well."""
+    temporary = folder / f"{INCOMING_DIR}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    for path in _files(folder):
+        shutil.copyfile(path, temporary / path.name)
+    yield temporary
+    temporary.replace(folder / INCOMING_DIR)
+
+
+def bring_in(folder: Path, name: str) -> Manifest:
+    """Make the incoming version the published one and return its manifest; stopped anywhere, a second call finishes it.
+
+    Raises:
+        PublishError: its files are not what its manifest says.
+    """
+    source = folder / INCOMING_DIR
+    manifest = verify(source, name)
+    manifest_path = folder / MANIFEST_FILE
+    wanted = (source / MANIFEST_FILE).read_bytes()
+    if not manifest_path.is_file() or manifest_path.read_bytes() != wanted:
+        keep_previous(folder)
+        _replace_all(source, folder)
+        keep_data(folder)
+    _discard(source)
+    return manifest
+
+
+def write_manifest(manifest: Manifest, path: Path) -> None:
+    """Write a manifest atomically."""
+    text = yaml.safe_dump(manifest.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
+    write_text(path, text)
+
+
+def _replace_all(source: Path, folder: Path) -> None:
     """Make a folder's files those of `source`, the manifest last; its own manifest is already gone."""
     wanted = sorted(path.name for path in source.iterdir())
     for name in wanted:
@@ -114,16 +155,16 @@ def replace_all(source: Path, folder: Path) -> None:
     replace_file(stage(source / MANIFEST_FILE, folder / MANIFEST_FILE), folder / MANIFEST_FILE)
 
 
-def abandon_rollback(folder: Path) -> None:
-    """Let a publication overtake a rollback that was stopped halfway; what it had taken is kept if nothing else is."""
-    source, kept = folder / ROLLBACK_DIR, folder / PREVIOUS_DIR
+def abandon_incoming(folder: Path) -> None:
+    """Let a publication overtake what was stopped halfway; what a rollback had taken is kept if nothing else is."""
+    source, kept = folder / INCOMING_DIR, folder / PREVIOUS_DIR
     if source.is_dir() and kept.is_dir():
-        discard(source)
+        _discard(source)
     elif source.is_dir():
         source.replace(kept)
 
 
-def discard(version: Path) -> None:
+def _discard(version: Path) -> None:
     """Remove a kept version; renamed first, so that a half-removed one is never taken for a version."""
     temporary = version.with_name(f"{version.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)

@@ -11,6 +11,7 @@ from unit.fakes import BASE_IDENTITY, write_expert_files
 
 from gateway.errors import ManifestError
 from gateway.experts import MANIFEST_FILE, ExpertRegistry, Manifest, check_name, load_expert, scan_experts
+from training.versions import write_manifest
 
 
 def test_a_manifest_that_fits_its_files_and_base_is_served(tmp_path: Path) -> None:
@@ -141,7 +142,7 @@ def test_a_corrupt_manifest_is_an_error_of_one_line(tmp_path: Path, content: byt
 def test_what_is_dumped_loads_again_and_no_temporary_file_is_left(tmp_path: Path) -> None:
     directory = write_expert_files(tmp_path, "baking", description="Über\nalles: 'x'", generation={"temperature": 0})
     manifest = Manifest.load(directory / MANIFEST_FILE)
-    manifest.dump(directory / MANIFEST_FILE)
+    write_manifest(manifest, directory / MANIFEST_FILE)
     assert Manifest.load(directory / MANIFEST_FILE) == manifest
     assert list(directory.glob("*.tmp")) == []
 

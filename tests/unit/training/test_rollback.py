@@ -103,7 +103,7 @@ def test_stopped_before_any_change_no_wrong_expert_is_served_and_a_second_call_f
 def version_is_back(experts: Path) -> bool:
     """Tell whether all that was left to do is the removal of a temporary folder."""
     folder = experts / "gardening"
-    return not (folder / ".rollback").is_dir() and version(experts) == ("1.0.0", b"GGUF one", "1.1.0")
+    return not (folder / ".incoming").is_dir() and version(experts) == ("1.0.0", b"GGUF one", "1.1.0")
 
 
 @pytest.mark.parametrize("step", range(0, 24, 3))
@@ -116,7 +116,7 @@ def test_a_publication_overtakes_a_rollback_that_was_stopped(
             rollback("gardening", experts)
     publish(make_run(adapter=b"GGUF three", version="1.2.0").folder, experts_dir=experts)
     assert load_expert(experts / "gardening", None).manifest.version == "1.2.0"
-    assert not (experts / "gardening" / ".rollback").exists()
+    assert not (experts / "gardening" / ".incoming").exists()
     assert rollback("gardening", experts).version in ("1.0.0", "1.1.0")
 
 
@@ -144,7 +144,7 @@ def test_a_name_that_is_no_expert_is_refused(experts: Path, name: str) -> None:
 @pytest.mark.parametrize("file", ["adapter.gguf", "questions.jsonl", "expert.yaml"])
 def test_a_kept_version_that_was_changed_is_not_brought_back(experts: Path, file: str) -> None:
     (experts / "gardening" / ".previous" / file).write_bytes(b"changed")
-    with pytest.raises(PublishError, match="cannot be brought back"):
+    with pytest.raises(PublishError, match="cannot be brought in"):
         rollback("gardening", experts)
     assert load_expert(experts / "gardening", None).manifest.version == "1.1.0"
 
