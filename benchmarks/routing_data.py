@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from gateway.base import Kind, default_cache_dir, resolve
+from gateway.routing import Source
 from gateway.settings import Settings
 from router import Embedder, FittedRouter, OnnxEmbedder, RouteDecision, ensure_encoder
 from router.conversation import MAX_TURNS
@@ -95,14 +96,14 @@ class Clinc:
 
 def expert_data() -> dict[str, Any]:
     """Return what the gateway fits its router on, as keyword arguments of `fit`."""
-    examples, passages = {}, {}
-    for path in sorted((ROOT / "experts").glob("*/examples.jsonl")):
-        rows = json.loads((path.parent / "dataset.json").read_text(encoding="utf-8"))
-        asked = [f"{row['instruction']} {row.get('input', '')}".strip() for row in rows]
-        examples[path.parent.name] = list(dict.fromkeys([*(row["text"] for row in read_rows(path)), *asked]))
-        passages[path.parent.name] = list(dict.fromkeys(row["output"] for row in rows))
-    negatives = [row["text"] for row in read_rows(ROOT / "experts" / "out_of_scope.jsonl")]
-    return {"examples": examples, "negatives": negatives, "passages": passages}
+    return asdict(expert_source())
+
+
+def expert_source() -> Source:
+    """Read it without asking for the base model that the experts belong to."""
+    folders = sorted(path.parent for path in (ROOT / "experts").glob("*/examples.jsonl"))
+    files = {folder.name: (folder / "dataset.json", folder / "examples.jsonl") for folder in folders}
+    return Source.read(files, ROOT / "experts" / "out_of_scope.jsonl")
 
 
 def expert_questions() -> dict[str, Labelled]:

@@ -81,10 +81,8 @@ def tune(parts: Split, encoder: str | None, folder: Path, threads: int) -> Remem
     return Remembering(OnnxEmbedder(folder / "encoder", threads=threads))
 
 
-def run_ours(
-    task: Task, embedder: Remembering, passages: Mapping[str, Sequence[str]] | None = None
-) -> dict[str, float]:
-    fitted = fit(task.examples, task.negatives, embedder, passages=passages, max_false_abstain=ASKED)
+def run_ours(task: Task, embedder: Remembering, further: Mapping[str, Sequence[str]] | None = None) -> dict[str, float]:
+    fitted = fit(task.examples, task.negatives, embedder, further=further, max_false_abstain=ASKED)
     texts = [text for text, _ in task.held_out]
     scores = np.stack([encoded.scores for encoded in fitted.encode(texts, embedder.embed(texts))])
     named, top = [fitted.routes[index] for index in scores.argmax(axis=1)], scores.max(axis=1)
@@ -177,11 +175,18 @@ def run_tuned_experts(given: argparse.Namespace) -> dict[str, Any]:
     """The experts and the conversations again, as ``pointsman router fit --finetune`` fits."""
     data = expert_data()
     parts = split(data["examples"], data["negatives"])
-    passages = parts.passages(data["passages"])
+    further = parts.further(data["further"])
     with tempfile.TemporaryDirectory() as folder:
         tuned = tune(parts, given.encoder, Path(folder), given.threads)
         share = Settings().router.false_abstain
-        fitted = fit(parts.judged, parts.judged_negatives, tuned, passages=passages, max_false_abstain=share)
+        fitted = fit(
+            parts.judged,
+            parts.judged_negatives,
+            tuned,
+            passages=data["passages"],
+            further=further,
+            max_false_abstain=share,
+        )
         return {"experts": run_experts(fitted, tuned), "conversations": run_conversations(fitted, tuned)}
 
 

@@ -24,16 +24,18 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import uvloop
 from peers import child_environment, peer_python
+from routing_data import expert_source
 from serving import finish, percentile, print_table
 
 from gateway.base import Kind, default_cache_dir, resolve
-from gateway.routing import Source, read_examples, read_rows
+from gateway.routing import Source
 from gateway.settings import Settings
 from router import BulkEmbedder, OnnxEmbedder, Router, ensure_encoder, fit
 
@@ -46,15 +48,6 @@ ROUNDS = 4
 BATCH = 256
 REQUIREMENTS = ("semantic-router==1.1.1", "sentence-transformers==6.2.0", "torch==2.13.0", "transformers==5.24.0")
 Peer = Callable[[str, Sequence[str], int], dict[str, Any]]
-
-
-def read_source(root: Path) -> Source:
-    """What the gateway fits on, without asking for the base model that the experts belong to."""
-    examples, passages = {}, {}
-    for folder in sorted(path.parent for path in root.glob("*/examples.jsonl")):
-        asked, passages[folder.name] = read_rows(folder / "dataset.json")
-        examples[folder.name] = list(dict.fromkeys([*read_examples(folder / "examples.jsonl"), *asked]))
-    return Source(examples, read_examples(root / "out_of_scope.jsonl"), passages)
 
 
 class Texts:
@@ -184,13 +177,13 @@ def main() -> None:
     if ":" in arguments.encoder or folder.is_dir():
         folder = resolve(arguments.encoder, cache_dir=cache_dir, kind=Kind.DIRECTORY).path
     embedder = OnnxEmbedder(ensure_encoder(folder, cache_dir / "encoders"), threads=arguments.threads)
-    source = read_source(ROOT / "experts")
+    source = expert_source()
     fit_s: list[float] = []
     with tempfile.TemporaryDirectory() as scratch:
         for _ in ("from nothing", "again"):
             started = time.monotonic()
             bulk = BulkEmbedder(embedder, workers=arguments.threads, store=Path(scratch) / "vectors.npz")
-            fitted = fit(source.examples, source.negatives, bulk, passages=source.passages, workers=arguments.threads)
+            fitted = fit(**asdict(source), embedder=bulk, workers=arguments.threads)
             bulk.save()
             fit_s.append(round(time.monotonic() - started, 1))
 

@@ -109,11 +109,12 @@ def _fit_into(
             judged.negatives,
             bulk,
             passages=judged.passages,
+            further=judged.further,
             max_false_abstain=false_abstain,
             workers=factory.threads,
             progress=True,
         )
-        reference = Reference.build(source.examples, source.negatives, bulk)
+        reference = Reference.build(source.examples, source.negatives, bulk, source.further)
     except RouterError as error:
         raise ConfigError(f"router: {error}") from error
     write_bundle(out, fitted, reference, embedder, OWN if finetuned else factory.encoder)
@@ -125,7 +126,7 @@ def _finetune(factory: RouterFactory, source: Source, out: Path) -> tuple[Source
     """Tune the configured encoder on half of the texts. What it was tuned on teaches, and calibrates nothing."""
     parts = split(source.examples, source.negatives)
     finetune(factory.locate_encoder(factory.encoder), parts.tuned, parts.tuned_negatives, out / OWN)
-    judged = Source(parts.judged, parts.judged_negatives, parts.passages(source.passages))
+    judged = Source(parts.judged, parts.judged_negatives, source.passages, parts.further(source.further))
     return judged, OnnxEmbedder(out / OWN)
 
 
@@ -206,7 +207,7 @@ def show_overlap(settings: Settings, files: Sequence[Path], *, expert: str | Non
         raise ConfigError(f"--expert {expert!r} has no examples; allowed: {', '.join(sorted(source.examples))}")
     try:
         bulk = factory.bulk(factory.open_encoder(factory.encoder))
-        overlap = find_overlap(Reference.build(source.examples, source.negatives, bulk))
+        overlap = find_overlap(Reference.build(source.examples, source.negatives, bulk, source.further))
     except RouterError as error:
         raise ConfigError(f"router: {error}") from error
     if expert is not None:

@@ -6,12 +6,13 @@ Owns where examples and artifacts lie; fitting and deciding belong to the ``rout
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -40,16 +41,25 @@ from .errors import ConfigError
 from .experts import Expert
 from .sizing import usable_cores
 
-__all__ = ["RouterFactory", "Source", "read_examples", "read_rows"]
+__all__ = ["FURTHER", "RouterFactory", "Source", "draw_passages", "read_examples", "read_rows"]
 
 log = logging.getLogger("pointsman.router")
+
+FURTHER = "further"
+"""Key of an example's line: true where the router is to learn from it, and nothing is calibrated on it."""
 
 _KEPT_ROUTERS = 8
 """Of some megabytes each."""
 
+_MOST_PASSAGES = 150
+"""Answers of one expert that the router is fitted on. They are long: more cost time, and find no more questions."""
 
-def read_examples(path: Path) -> list[str]:
+
+def read_examples(path: Path, *, further: bool | None = None) -> list[str]:
     """The ``text`` of every line of a JSONL file.
+
+    Args:
+        further: only the lines that are, or are not, further examples.
 
     Raises:
         ConfigError: the file cannot be read, or a line holds no text; names the line.
@@ -63,12 +73,17 @@ def read_examples(path: Path) -> list[str]:
         if not line.strip():
             continue
         try:
-            text = json.loads(line)["text"]
-        except (ValueError, KeyError, TypeError):
-            text = None
-        if not isinstance(text, str) or not text.strip():
-            raise ConfigError(f'{path}, line {number}: {{"text": "…"}} is expected, found {line[:80]!r}')
-        texts.append(text)
+            row = json.loads(line)
+            text, kind = row["text"], row.get(FURTHER, False)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            text = kind = None
+        if not isinstance(text, str) or not text.strip() or not isinstance(kind, bool):
+            raise ConfigError(
+                f'{path}, line {number}: {{"text": "…"}} is expected, with "{FURTHER}": true or false if need be; '
+                f"found {line[:80]!r}"
+            )
+        if further in (None, kind):
+            texts.append(text)
     return texts
 
 
@@ -88,6 +103,12 @@ def read_rows(path: Path) -> tuple[list[str], list[str]]:
         raise ConfigError(f"{path}: a list of rows with 'instruction' and 'output' is expected: {error}") from error
 
 
+def draw_passages(answers: Sequence[str]) -> list[str]:
+    """Which of an expert's answers the router is fitted on: a change of one answer changes no other's part."""
+    drawn = sorted(set(answers), key=lambda text: hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())
+    return drawn[:_MOST_PASSAGES]
+
+
 def _unique(texts: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(texts))
 
@@ -104,6 +125,22 @@ class Source:
     examples: dict[str, list[str]]
     negatives: list[str]
     passages: dict[str, list[str]] = field(default_factory=dict)
+    further: dict[str, list[str]] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, experts: Mapping[str, tuple[Path, Path]], out_of_scope: Path | None) -> Source:
+        """Read it from each expert's training rows and examples, and from the texts that no expert should get.
+
+        Raises:
+            ConfigError: a file cannot be used.
+        """
+        source = cls({}, read_examples(out_of_scope) if out_of_scope else [])
+        for name, (rows, examples) in experts.items():
+            asked, answered = read_rows(rows)
+            source.examples[name] = _unique([*read_examples(examples, further=False), *asked])
+            source.further[name] = read_examples(examples, further=True)
+            source.passages[name] = draw_passages(answered)
+        return source
 
 
 class RouterFactory:
@@ -167,7 +204,7 @@ class RouterFactory:
             return
         source = self.read_source(experts)
         try:
-            check_examples(source.examples, source.negatives, source.passages)
+            check_examples(source.examples, source.negatives, passages=source.passages, further=source.further)
         except RouterError as error:
             raise ConfigError(f"router: {error}") from error
 
@@ -212,13 +249,8 @@ class RouterFactory:
         Raises:
             ConfigError: a file cannot be used.
         """
-        examples: dict[str, list[str]] = {}
-        passages: dict[str, list[str]] = {}
-        for expert in experts:
-            asked, answered = read_rows(expert.dataset_path)
-            examples[expert.name] = _unique([*read_examples(expert.examples_path), *asked])
-            passages[expert.name] = _unique(answered)
-        return Source(examples, read_examples(self._out_of_scope) if self._out_of_scope else [], passages)
+        files = {expert.name: (expert.dataset_path, expert.examples_path) for expert in experts}
+        return Source.read(files, self._out_of_scope)
 
     def fit_on(self, source: Source, *, warn: bool = True) -> tuple[FittedRouter, OnnxEmbedder]:
         """Fit, or load what was fitted on the same before, by whichever program with this cache.
@@ -241,6 +273,7 @@ class RouterFactory:
             source.negatives,
             embedder,
             passages=source.passages,
+            further=source.further,
             max_false_abstain=self.false_abstain,
         )
         reference_path = self._path(source, embedder, "examples.npz")
@@ -255,6 +288,7 @@ class RouterFactory:
                 source.negatives,
                 embedder,
                 passages=source.passages,
+                further=source.further,
                 max_false_abstain=self.false_abstain,
                 workers=self.threads,
                 progress=True,
@@ -322,7 +356,7 @@ class RouterFactory:
         try:
             return load_reference(path)
         except ArtifactError:
-            reference = Reference.build(source.examples, source.negatives, self.bulk(embedder))
+            reference = Reference.build(source.examples, source.negatives, self.bulk(embedder), source.further)
             reference.save(path)
             return reference
 
@@ -341,8 +375,9 @@ class RouterFactory:
         provenance = Provenance.describe(
             source.examples,
             source.negatives,
-            source.passages,
             embedder.fingerprint,
+            passages=source.passages,
+            further=source.further,
             seed=0,
             max_false_abstain=self.false_abstain,
         )

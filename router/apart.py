@@ -50,6 +50,7 @@ class ApartFitter:
         embedder: OnnxEmbedder,
         *,
         passages: Mapping[str, Sequence[str]] | None = None,
+        further: Mapping[str, Sequence[str]] | None = None,
         seed: int = 0,
         max_false_abstain: float = 0.05,
         workers: int = 1,
@@ -71,6 +72,7 @@ class ApartFitter:
                 "examples": {name: list(texts) for name, texts in examples.items()},
                 "negatives": list(negatives),
                 "passages": {name: list(texts) for name, texts in (passages or {}).items()},
+                "further": {name: list(texts) for name, texts in (further or {}).items()},
                 "seed": seed,
                 "max_false_abstain": max_false_abstain,
                 "workers": workers,
@@ -125,9 +127,9 @@ def main() -> int:
             progress=job["progress"],
             store=Path(job["vectors"]) if job["vectors"] else None,
         )
-        given = {key: job[key] for key in ("passages", "seed", "max_false_abstain", "workers", "progress")}
+        given = {key: job[key] for key in ("passages", "further", "seed", "max_false_abstain", "workers", "progress")}
         fit(job["examples"], job["negatives"], bulk, **given).save(folder / ROUTER)
-        Reference.build(job["examples"], job["negatives"], bulk).save(folder / REFERENCE)
+        Reference.build(job["examples"], job["negatives"], bulk, job["further"]).save(folder / REFERENCE)
         bulk.save()
     except RouterError as error:
         print(error)

@@ -28,7 +28,7 @@ from router.threshold import Gate
 from router.witnesses import Witnesses
 
 FORMAT = 6
-RECIPE = 12
+RECIPE = 13
 """Raised whenever the code of `fit` would give another router for the same input."""
 
 _CONTINUATION = ("texts", "duals", "means", "scales", "weights")
@@ -53,22 +53,34 @@ class Provenance:
     taught: str = DIGEST
     """Of the texts that every router is fitted on."""
 
+    further: Mapping[str, str] = field(default_factory=dict)
+
     @classmethod
     def describe(
         cls,
         examples: Mapping[str, Sequence[str]],
         negatives: Sequence[str],
-        passages: Mapping[str, Sequence[str]],
         fingerprint: str,
         *,
+        passages: Mapping[str, Sequence[str]] | None,
+        further: Mapping[str, Sequence[str]] | None,
         seed: int,
         max_false_abstain: float,
     ) -> Provenance:
         """Compute it from the arguments of `fit`."""
-        hashes, passage_hashes = (
-            {route: hash_texts(texts) for route, texts in sorted(given.items())} for given in (examples, passages)
+        hashes, passage_hashes, further_hashes = (
+            {route: hash_texts(texts) for route, texts in sorted((given or {}).items())}
+            for given in (examples, passages, further)
         )
-        return cls(hashes, passage_hashes, hash_texts(negatives), fingerprint, seed, max_false_abstain)
+        return cls(
+            hashes,
+            passage_hashes,
+            hash_texts(negatives),
+            fingerprint,
+            seed,
+            max_false_abstain,
+            further=further_hashes,
+        )
 
     @property
     def digest(self) -> str:

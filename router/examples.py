@@ -20,25 +20,32 @@ class Checked:
     judged: list[tuple[str, str | None]]
     """Examples and negatives: learnt from, and calibrated on."""
 
+    further: list[tuple[str, str | None]]
     passages: list[tuple[str, str | None]]
-    """Learnt from only."""
+    """Both learnt from only."""
 
     warnings: tuple[str, ...]
 
 
 def check_examples(
-    examples: Mapping[str, Sequence[str]], negatives: Sequence[str], passages: Mapping[str, Sequence[str]]
+    examples: Mapping[str, Sequence[str]],
+    negatives: Sequence[str],
+    *,
+    passages: Mapping[str, Sequence[str]] | None = None,
+    further: Mapping[str, Sequence[str]] | None = None,
 ) -> Checked:
     """Check and order what was given to `fit`.
 
     Raises:
         RouterError: no routes, fewer than two examples of one, an empty text, an example or negative under two labels,
-            or passages of a route without examples.
+            or passages or further examples of a route without examples.
     """
     if not examples:
         raise RouterError("no routes: give examples of at least one")
-    if unknown := sorted(set(passages) - set(examples)):
-        raise RouterError(f"passages of {unknown}, which have no examples; routes: {sorted(examples)}")
+    passages, further = passages or {}, further or {}
+    for kind, given in (("passages", passages), ("further examples", further)):
+        if unknown := sorted(set(given) - set(examples)):
+            raise RouterError(f"{kind} of {unknown}, which have no examples; routes: {sorted(examples)}")
     owners: dict[str, str | None] = {}
     judged: list[tuple[str, str | None]] = []
     warnings: list[str] = []
@@ -48,6 +55,9 @@ def check_examples(
             warnings.append(f"{_name(route)}: {len(texts) - len(fresh)} repeated texts were left out")
         warnings += _judge_count(route, len(fresh))
         judged += [(text, route) for text in fresh]
+    more: list[tuple[str, str | None]] = [
+        (text, route) for route, texts in sorted(further.items()) for text in _take_new(texts, route, owners)
+    ]
     shared = _shared(passages)
     if shared:
         warnings.append(f"{len(shared)} passages stand under several routes, tell nothing of any, and were left out")
@@ -55,7 +65,7 @@ def check_examples(
     for route, texts in sorted(passages.items()):
         own = [text for text in texts if _normalise(text, route) not in shared]
         taught += [(text, route) for text in _take_new(own, route, owners)]
-    return Checked(judged, taught, tuple(warnings))
+    return Checked(judged, more, taught, tuple(warnings))
 
 
 def _shared(passages: Mapping[str, Sequence[str]]) -> set[str]:

@@ -50,8 +50,8 @@ class Split:
     judged: dict[str, list[str]]
     judged_negatives: list[str]
 
-    def passages(self, others: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-        """What `fit` learns from and calibrates nothing on, by route: the tuned texts after `others`."""
+    def further(self, others: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+        """Further examples for `fit`, by route: the tuned texts after `others`."""
         return {route: [*others.get(route, []), *texts] for route, texts in self.tuned.items()}
 
 
@@ -63,7 +63,7 @@ def split(examples: Mapping[str, Sequence[str]], negatives: Sequence[str], *, se
             whatever `fit` refuses.
     """
     draw = random.Random(seed)
-    checked = check_examples(examples, negatives, {}).judged
+    checked = check_examples(examples, negatives).judged
     draw.shuffle(checked)
     halves: dict[str | None, tuple[list[str], list[str]]] = {}
     for route in [*sorted(examples), None]:

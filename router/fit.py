@@ -65,6 +65,7 @@ def fit(
     embedder: Embedder,
     *,
     passages: Mapping[str, Sequence[str]] | None = None,
+    further: Mapping[str, Sequence[str]] | None = None,
     seed: int = 0,
     max_false_abstain: float = 0.05,
     workers: int = 1,
@@ -78,6 +79,8 @@ def fit(
             on the examples alone and far more unwanted texts are accepted.
         passages: other texts on a route's topic, such as answers and training rows. They teach its vocabulary, but
             nothing is calibrated on them, since they need not resemble what people ask.
+        further: more examples, by route, on which nothing is calibrated either: chosen for their rare words, or because
+            a router was in doubt, they are harder than what people ask, and a threshold that suits them is too low.
         max_false_abstain: 0–1, the share of the examples that falls below threshold or margin out of fold. It is what
             to expect of new texts like them, not a limit far from which the threshold stays.
         workers: threads that fit, each a fold of its own; the result is the same.
@@ -92,9 +95,15 @@ def fit(
     if not 0.0 <= max_false_abstain < 1.0:
         raise RouterError(f"max_false_abstain is {max_false_abstain}, allowed is 0 to below 1")
     provenance = Provenance.describe(
-        examples, negatives, passages or {}, embedder.fingerprint, seed=seed, max_false_abstain=max_false_abstain
+        examples,
+        negatives,
+        embedder.fingerprint,
+        passages=passages,
+        further=further,
+        seed=seed,
+        max_false_abstain=max_false_abstain,
     )
-    checked = check_examples(examples, negatives, passages or {})
+    checked = check_examples(examples, negatives, passages=passages, further=further)
     routes = tuple(sorted(examples))
     data = _embed(checked, routes, embedder, seed)
     # One thread a worker: the problems are small, and spinning BLAS threads would fight a llama-server for the cores.
@@ -137,12 +146,19 @@ def load_current(
     embedder: Embedder,
     *,
     passages: Mapping[str, Sequence[str]] | None = None,
+    further: Mapping[str, Sequence[str]] | None = None,
     seed: int = 0,
     max_false_abstain: float = 0.05,
 ) -> FittedRouter | None:
     """Return the router at `path`; None when it is missing, damaged or made from other input than this."""
     wanted = Provenance.describe(
-        examples, negatives, passages or {}, embedder.fingerprint, seed=seed, max_false_abstain=max_false_abstain
+        examples,
+        negatives,
+        embedder.fingerprint,
+        passages=passages,
+        further=further,
+        seed=seed,
+        max_false_abstain=max_false_abstain,
     )
     try:
         stored = load_artifact(path)
@@ -152,7 +168,7 @@ def load_current(
 
 
 def _embed(checked: Checked, routes: Sequence[str], embedder: Embedder, seed: int) -> Corpus:
-    """Put examples, negatives, follow-ups, requests, texts after an opening and passages side by side, in this order.
+    """Put examples, negatives, follow-ups, requests, texts after an opening, further examples, passages side by side.
 
     Follow-up phrases belong to no route on their own: they are learnt as negatives, and nothing is calibrated on them.
     Other follow-ups and requests are not learnt, since a route may be about them: they show what continues a topic.
@@ -162,17 +178,18 @@ def _embed(checked: Checked, routes: Sequence[str], embedder: Embedder, seed: in
     requests = [(text, None) for text in REQUESTS if text not in taken]
     lots = draw_lots([text for text, _ in checked.judged] + continuing + [text for text, _ in requests], seed)
     opened, after = after_openings(checked.judged, lots)
-    labelled = [*checked.judged, *((text, None) for text in continuing), *requests, *after, *checked.passages]
+    folded = [*checked.judged, *((text, None) for text in continuing), *requests, *after]
+    labelled = [*folded, *checked.further, *checked.passages]
     index = {route: number for number, route in enumerate(routes)}
     labels = np.array([OUTSIDE if route is None else index[route] for _, route in labelled], dtype=np.int64)
     texts = [text for text, _ in labelled]
     phrases = slice(len(checked.judged), len(checked.judged) + len(continuing))
     asked = slice(phrases.stop, phrases.stop + len(requests))
-    n_folded = asked.stop + len(after)
+    n_folded = len(folded)
     folds = np.full(len(texts), NO_FOLD, dtype=np.int64)
     folds[: asked.stop] = _assign_folds(labels[: asked.stop], lots)
     folds[asked.stop : n_folded] = folds[opened]
-    unmarked = texts[:n_folded] + drop_marks(checked.passages)
+    unmarked = texts[: n_folded + len(checked.further)] + drop_marks(checked.passages)
     learnt = np.ones(len(texts), dtype=np.bool_)
     learnt[phrases.start + sum(text in PHRASES for text in continuing) : n_folded] = False
     return Corpus(unmarked, embedder.embed(texts), labels, folds, phrases, asked, opened, learnt)

@@ -44,13 +44,21 @@ class Reference:
     """Fingerprint of the encoder."""
 
     @classmethod
-    def build(cls, examples: Mapping[str, Sequence[str]], negatives: Sequence[str], embedder: Embedder) -> Reference:
+    def build(
+        cls,
+        examples: Mapping[str, Sequence[str]],
+        negatives: Sequence[str],
+        embedder: Embedder,
+        further: Mapping[str, Sequence[str]] | None = None,
+    ) -> Reference:
         """Embed examples by route, and texts that no route should get.
 
         Raises:
             EmbeddingError: the encoder failed.
         """
-        pairs: list[tuple[str, str | None]] = [(text, name) for name in sorted(examples) for text in examples[name]]
+        pairs: list[tuple[str, str | None]] = [
+            (text, name) for name in sorted(examples) for text in [*examples[name], *(further or {}).get(name, ())]
+        ]
         pairs += [(text, None) for text in negatives]
         texts = tuple(text for text, _ in pairs)
         return cls(texts, tuple(label for _, label in pairs), embedder.embed(texts), embedder.fingerprint)

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from gateway.errors import GatewayError
 from gateway.experts import scan_experts
-from gateway.routing import RouterFactory, Source
+from gateway.routing import RouterFactory, Source, draw_passages
 from gateway.sizing import usable_cores
 from router import Embedder, FittedRouter, Router, RouterError, find_overlap, fit
 from training.dataset import normalise
@@ -67,7 +67,8 @@ def gather_source(
     return Source(
         source.examples | {name: list(subject.asked) for name, subject in measured.items()},
         list(negatives),
-        source.passages | {name: list(subject.answered) for name, subject in measured.items()},
+        source.passages | {name: draw_passages(subject.answered) for name, subject in measured.items()},
+        source.further | {name: list(subject.further) for name, subject in measured.items()},
     )
 
 
@@ -106,7 +107,8 @@ def decide_routes(factory: RouterFactory, source: Source, *, own: Sequence[str],
     Raises:
         BenchmarkError: the router cannot be fitted, or an own question stands among what it is fitted on.
     """
-    known = {normalise(text) for texts in (*source.examples.values(), source.negatives) for text in texts}
+    fitted_on = (*source.examples.values(), *source.further.values(), source.negatives)
+    known = {normalise(text) for texts in fitted_on for text in texts}
     leaked = [question for question in own if normalise(question) in known]
     if leaked:
         raise BenchmarkError(f"{len(leaked)} questions stand in the router's examples, such as {leaked[0]!r}")
@@ -128,6 +130,7 @@ def decide_routes(factory: RouterFactory, source: Source, *, own: Sequence[str],
                 rest,
                 bulk,
                 passages=source.passages,
+                further=source.further,
                 max_false_abstain=factory.false_abstain,
                 workers=factory.threads,
             )

@@ -14,6 +14,7 @@ from pathlib import Path
 from gateway.base import BaseIdentity
 from gateway.errors import GatewayError
 from gateway.experts import MANIFEST_FILE, Target, check_name, file_sha256, load_expert
+from gateway.routing import read_examples
 from training.base import ServedBase, find_served_base
 from training.dataset import Row, load_questions, load_rows, refuse_leaks
 from training.description import EXAMPLES_FILE, QUESTIONS_FILE, ROWS_FILE, ExpertDescription
@@ -40,6 +41,8 @@ class Subject:
     rows: tuple[Row, ...]
     questions: tuple[str, ...]
     examples: tuple[str, ...]
+    further: tuple[str, ...] = ()
+    """Examples on which the router calibrates nothing."""
 
     @property
     def terms(self) -> tuple[str, ...]:
@@ -54,8 +57,8 @@ class Subject:
 
     @property
     def answered(self) -> tuple[str, ...]:
-        """The trained answers, from which the router learns the subject's words."""
-        return tuple(dict.fromkeys(row.output for row in self.rows if row.output.strip()))
+        """The trained answers; from some of them the router learns the subject's words."""
+        return tuple(row.output for row in self.rows if row.output.strip())
 
     @property
     def recommendation(self) -> str:
@@ -162,7 +165,7 @@ def _from_expert(folder: Path) -> Subject:
         base_source=_source(manifest.base, folder),
         rows=tuple(load_rows(folder / manifest.dataset.file)),
         questions=tuple(load_questions(folder / manifest.questions.file)),
-        examples=tuple(text for text, _ in load_texts(expert.examples_path)),
+        **_examples(expert.examples_path),
     )
 
 
@@ -186,8 +189,17 @@ def _from_run(folder: Path) -> Subject:
         base_source=facts["served_gguf"],
         rows=tuple(load_rows(run.folder / ROWS_FILE)),
         questions=tuple(load_questions(run.folder / QUESTIONS_FILE)),
-        examples=tuple(text for text, _ in load_texts(examples)),
+        **_examples(examples),
     )
+
+
+def _examples(path: Path) -> dict[str, tuple[str, ...]]:
+    """Both fields of a subject that are filled from this file."""
+    try:
+        examples, further = (tuple(read_examples(path, further=kind)) for kind in (False, True))
+    except GatewayError as error:
+        raise DatasetError(error.message) from error
+    return {"examples": examples, "further": further}
 
 
 def _source(base: BaseIdentity, folder: Path) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from gateway.experts import BASE, MANIFEST_FILE, FileHash, Manifest, file_sha256
 from gateway.labelled import read_labelled
-from gateway.routing import read_examples, read_rows
+from gateway.routing import FURTHER, read_examples, read_rows
 from training.card import CARD_FILE
 from training.dataset import load_questions, normalise
 from training.description import EXAMPLES_FILE, QUESTIONS_FILE, ROWS_FILE, ExpertDescription
@@ -166,9 +166,9 @@ def _add_examples(folder: Path, name: str, texts: Sequence[str], description: Ex
         elsewhere = description.data / EXAMPLES_FILE
         if elsewhere.is_file():
             there = {normalise(text) for text in read_examples(elsewhere)}
-            _append(elsewhere, [{"text": text} for text in texts if normalise(text) not in there])
+            _append(elsewhere, [_row(text) for text in texts if normalise(text) not in there])
     with stage_version(folder) as staged:
-        _append(staged / EXAMPLES_FILE, [{"text": text} for text in texts])
+        _append(staged / EXAMPLES_FILE, [_row(text) for text in texts])
         version = next_version(manifest.version, [manifest.version])
         card = staged / CARD_FILE
         if card.is_file():
@@ -184,7 +184,12 @@ def _add_examples(folder: Path, name: str, texts: Sequence[str], description: Ex
     return version
 
 
-def _append(path: Path, rows: Sequence[Mapping[str, str | None]]) -> None:
+def _row(text: str) -> dict[str, str | bool]:
+    """A further example: whoever labels texts has chosen those that a router was in doubt about."""
+    return {"text": text, FURTHER: True}
+
+
+def _append(path: Path, rows: Sequence[Mapping[str, str | bool | None]]) -> None:
     before = path.read_text(encoding="utf-8").rstrip("\n") if path.is_file() else ""
     lines = [json.dumps(row, ensure_ascii=False) for row in rows]
     write_text(path, "\n".join([before, *lines] if before else lines) + "\n")

@@ -10,7 +10,7 @@ from measured_runs import make_measured_run
 from unit.router.word_embedder import examples, make_texts, negatives
 
 from gateway.experts import load_expert, scan_experts
-from gateway.routing import RouterFactory, Source
+from gateway.routing import RouterFactory, Source, draw_passages
 from gateway.settings import Settings
 from router import ApartFitter, OnnxEmbedder
 from training.errors import BenchmarkError
@@ -34,7 +34,8 @@ def test_it_reads_of_an_expert_what_the_gateway_reads() -> None:
     for expert in experts:
         subject = load_subject(expert.name, EXPERTS)
         assert list(subject.asked) == read.examples[expert.name]
-        assert list(subject.answered) == read.passages[expert.name]
+        assert draw_passages(subject.answered) == read.passages[expert.name]
+        assert list(subject.further) == read.further[expert.name]
     assert RouterFactory("unused", None, Path("unused")).false_abstain == Settings().router.false_abstain
 
 

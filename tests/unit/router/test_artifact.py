@@ -137,7 +137,18 @@ def test_a_damaged_file_is_not_current(embedder: WordEmbedder, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    "changed", ["nothing", "an example", "a new route", "negatives", "encoder", "seed", "max_false_abstain", "passages"]
+    "changed",
+    [
+        "nothing",
+        "an example",
+        "a new route",
+        "negatives",
+        "encoder",
+        "seed",
+        "max_false_abstain",
+        "passages",
+        "further",
+    ],
 )
 def test_no_router_is_current_after_any_change_of_the_input(tmp_path: Path, changed: str) -> None:
     path, texts, outside = tmp_path / "router.npz", small_examples(), negatives()[:12]
@@ -154,6 +165,7 @@ def test_no_router_is_current_after_any_change_of_the_input(tmp_path: Path, chan
         outside,
         WordEmbedder("words-2" if changed == "encoder" else "words-1"),
         passages={"bread": ["an answer about dough"]} if changed == "passages" else None,
+        further={"bread": ["which tin for a panettone"]} if changed == "further" else None,
         seed=1 if changed == "seed" else 0,
         max_false_abstain=0.1 if changed == "max_false_abstain" else 0.05,
     )

@@ -133,9 +133,28 @@ def test_what_two_experts_both_answer_teaches_nothing_of_either() -> None:
     assert fitted.threshold == plain.threshold
 
 
-def test_passages_need_a_route_and_may_not_contradict_examples() -> None:
+def test_further_examples_teach_and_move_no_threshold_of_what_people_ask() -> None:
+    """Hard ones, of which no other text has a word: calibrated on, they would be what the threshold must let pass."""
+    hard = {name: [f"{name}word{number} {name}term{number}" for number in range(20)] for name in examples()}
+    both = {name: [*texts, *hard[name]] for name, texts in examples().items()}
+    plain = fit(examples(), negatives(), WordEmbedder())
+    further = fit(examples(), negatives(), WordEmbedder(), further=hard)
+    calibrated = fit(both, negatives(), WordEmbedder())
+    assert score(plain, "breadword3 breadterm3", "bread") < 0.1
+    assert score(further, "breadword3 breadterm3", "bread") > further.threshold
+    doubt = [1 - fitted.threshold for fitted in (plain, further, calibrated)]
+    assert doubt[1] < 2 * doubt[0]
+    assert doubt[2] > 5 * doubt[0]
+    assert further.provenance != plain.provenance
+
+
+def test_passages_and_further_examples_need_a_route_and_may_not_contradict_examples() -> None:
     with pytest.raises(RouterError, match=r"passages of \['cars'\]"):
         fit(examples(), [], WordEmbedder(), passages={"cars": ["x"]})
+    with pytest.raises(RouterError, match=r"further examples of \['cars'\]"):
+        fit(examples(), [], WordEmbedder(), further={"cars": ["x"]})
+    with pytest.raises(RouterError, match="stands under both"):
+        fit(examples(), [], WordEmbedder(), further={"garden": [examples()["bread"][0]]})
     with pytest.raises(RouterError, match="stands under both"):
         fit(examples(), [], WordEmbedder(), passages={"garden": [examples()["bread"][0]]})
 

@@ -60,6 +60,7 @@ def test_texts_get_to_their_expert_or_to_none(experts: Path) -> None:
     result = taught(experts, rows)
     assert result == Taught({"gardening": "1.0.1", "baking": "1.0.1"}, added=4, known=0)
     assert examples(experts) == ["peat?", "What is mulch?"]
+    assert read_examples(experts / "gardening" / "examples.jsonl", further=True) == ["What is mulch?"]
     assert examples(experts, "baking") == ["Which flour for a baguette?", "a rose\nwhen?"]
     assert load_texts(experts / "out_of_scope.jsonl") == [
         ("Which gears does my car need?", None),
