@@ -37,6 +37,7 @@ __all__ = [
     "nginx",
     "on_first_core",
     "pinned",
+    "settings_over_mock",
 ]
 
 
@@ -132,14 +133,18 @@ def litellm(upstream: int) -> Iterator[int]:
 @contextlib.contextmanager
 def gateway_over_mock(upstream: int, experts: Path, **sections: Mapping[str, Any]) -> Iterator[int]:
     """Pointsman, as ``pointsman serve`` starts it, logging every request."""
-    settings: dict[str, Any] = {
+    with serving.gateway(settings_over_mock(upstream, experts, **sections)) as url:
+        yield int(url.rsplit(":", 1)[1])
+
+
+def settings_over_mock(upstream: int, experts: Path, **sections: Mapping[str, Any]) -> dict[str, Any]:
+    """The gateway's settings."""
+    return {
         "engine": {"kind": "url", "url": f"http://127.0.0.1:{upstream}"},
         "experts": {"dir": str(experts)},
         "log": {"level": "info"},
         **sections,
     }
-    with serving.gateway(settings) as url:
-        yield int(url.rsplit(":", 1)[1])
 
 
 def metric(port: int, name: str) -> float:
