@@ -117,7 +117,7 @@ def expert_questions() -> dict[str, Labelled]:
             (row["text"], None if row["expert"] == "base" else row["expert"])
             for row in read_rows(DATA / f"acceptance{which}.jsonl")
         ]
-        for which in ("", "_second", "_third", "_fourth", "_dev")
+        for which in ("", "_second", "_third", "_fourth", "_fifth", "_dev")
     }
     unrelated = {
         path.name: [(row["text"], None) for row in read_rows(path)]

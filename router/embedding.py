@@ -25,7 +25,7 @@ log = logging.getLogger("pointsman.router")
 
 Vectors = npt.NDArray[np.float32]
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST, MODEL, TOKENIZER = "encoder.json", "model.onnx", "tokenizer.json"
 UNQUANTISED = "none"
 """How a manifest's `quantisation` begins where int8 would have changed the vectors too much; the reason follows."""

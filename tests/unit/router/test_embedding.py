@@ -74,6 +74,23 @@ def test_the_exported_encoder_agrees_with_sentence_transformers_in_any_batch(enc
     assert vectors[1] @ near > vectors[1] @ far + 0.3
     manifest = json.loads((encoder_dir / MANIFEST).read_text())
     assert manifest["parity"]["mean"] >= 0.98
+    assert manifest["fused"] is True
+
+
+@pytest.mark.integration
+def test_a_graph_that_cannot_be_fused_is_exported_as_it_is(
+    encoder_source: Path, encoder_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*given: object, **options: object) -> None:
+        raise AssertionError("no such graph")
+
+    monkeypatch.setattr("onnxruntime.transformers.optimizer.optimize_model", refuse)
+    export.export_onnx(encoder_source, tmp_path / "encoder")
+    manifest = json.loads((tmp_path / "encoder" / MANIFEST).read_text())
+    assert (manifest["fused"], manifest["quantisation"]) == (False, "int8, dynamic")
+    text = ["How do I prune a climbing rose in late winter?"]
+    plain, fused = (OnnxEmbedder(folder).embed(text)[0] for folder in (tmp_path / "encoder", encoder_dir))
+    assert plain @ fused > 0.98
 
 
 @pytest.mark.integration
