@@ -64,7 +64,7 @@ def export_onnx(source: str | Path, target_dir: Path, *, facts: Mapping[str, Any
             warnings.simplefilter("ignore")
             logging.disable(logging.WARNING)
             _trace(model, staging / TRACED)
-            fused = _fuse(staging / TRACED, staging / FUSED)
+            fused = _fuse(model, staging / TRACED, staging / FUSED)
         model.tokenizer.backend_tokenizer.save(str(staging / TOKENIZER))
         described = _describe(model, source, dim=int(expected.shape[1])) | dict(facts or {})
         graphs = [FUSED, TRACED] if fused else [TRACED]
@@ -129,15 +129,17 @@ def _trace(model: Any, path: Path) -> None:
         )
 
 
-def _fuse(source: Path, target: Path) -> bool:
-    """Join the small operators of each layer, of which a short text's time mostly consists; False where none fit.
+def _fuse(model: Any, source: Path, target: Path) -> bool:
+    """Join the small operators of each layer, which cost a short text much of its time; False where none fit.
 
     They are those of BERT's family, by ONNX Runtime's own tool.
     """
     from onnxruntime.transformers.optimizer import optimize_model
 
+    config = getattr(getattr(model[0], "auto_model", None), "config", None)
+    heads, hidden = getattr(config, "num_attention_heads", 0), getattr(config, "hidden_size", 0)
     try:
-        optimised = optimize_model(str(source), model_type="bert", opt_level=0)
+        optimised = optimize_model(str(source), "bert", num_heads=heads, hidden_size=hidden, opt_level=0)
     except (ValueError, RuntimeError, KeyError, IndexError, AttributeError, AssertionError):
         return False  # a graph that the tool does not know: it says so in many ways
     if not optimised.get_fused_operator_statistics().get("Attention"):
