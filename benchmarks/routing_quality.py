@@ -211,6 +211,7 @@ def main() -> None:
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="leave out CLINC150 with all 15,000 examples")
+    parser.add_argument("--without-further", action="store_true", help="fit without the experts' further examples")
     parser.add_argument("--finetune", action="store_true", help="also tune the encoder; some ten minutes more")
     arguments = parser.parse_args()
     embedder = open_encoder(arguments.encoder, arguments.threads)
@@ -221,7 +222,8 @@ def main() -> None:
         ours, peer = (results["clinc150"][f"{name} | {row}"] for row in ("pointsman", "semantic-router"))
         results["ratio"] = ours["recall"] / peer["recall"]
     if arguments.only != "clinc":
-        fitted = fit(**expert_data(), embedder=embedder, max_false_abstain=Settings().router.false_abstain)
+        data = expert_data() | ({"further": {}} if arguments.without_further else {})
+        fitted = fit(**data, embedder=embedder, max_false_abstain=Settings().router.false_abstain)
         if arguments.only in (None, "experts"):
             results["experts"] = run_experts(fitted, embedder)
         if arguments.only in (None, "conversations"):
