@@ -13,6 +13,7 @@ from pathlib import Path
 from gguf import GGUFReader
 
 from gateway.experts import ADAPTER_FILE, MANIFEST_FILE, Expert, FileHash, Manifest, file_sha256
+from training.versions import write_manifest
 
 __all__ = ["BREAKAGES", "Shelf"]
 
@@ -86,7 +87,7 @@ def _sign(directory: Path, **changes: str) -> None:
     """Make the manifest fit the adapter that is there."""
     hashed = FileHash(file=ADAPTER_FILE, sha256=file_sha256(directory / ADAPTER_FILE))
     manifest = Manifest.load(directory / MANIFEST_FILE)
-    manifest.model_copy(update={"adapter": hashed, **changes}).dump(directory / MANIFEST_FILE)
+    write_manifest(manifest.model_copy(update={"adapter": hashed, **changes}), directory / MANIFEST_FILE)
 
 
 def _broken_manifest(directory: Path) -> None:

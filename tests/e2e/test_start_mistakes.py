@@ -14,6 +14,7 @@ from tiny_experts import manifest_of, write_expert
 
 from gateway.base import BaseIdentity
 from gateway.experts import MANIFEST_FILE
+from training.versions import write_manifest
 
 
 def complaint(gateway: GatewayProcess, code: int = 2) -> str:
@@ -87,7 +88,7 @@ def test_bad_experts_are_refused_in_one_line_each_and_the_good_one_is_served(
     broken = expert("broken")
     adapter_bytes = (broken / "adapter.gguf").read_bytes()
     (broken / "adapter.gguf").write_bytes(adapter_bytes[: len(adapter_bytes) // 2])
-    manifest_of(broken, base_identity).dump(broken / MANIFEST_FILE)
+    write_manifest(manifest_of(broken, base_identity), broken / MANIFEST_FILE)
     (expert("scrambled") / MANIFEST_FILE).write_text("name: [", encoding="utf-8")
     (root / "unfinished").mkdir()
 

@@ -25,6 +25,7 @@ from gateway.leases import LeasePool
 from gateway.pace import Pace
 from gateway.process import LaunchSpec
 from gateway.scheduler import Scheduler
+from training.versions import write_manifest
 
 CHAT = "/v1/chat/completions"
 DONE = b"data: [DONE]\n\n"
@@ -95,7 +96,7 @@ async def test_a_gguf_llama_cpp_cannot_load_is_refused_and_the_others_are_served
     broken = write_expert(tmp_path, "broken", base_identity, seed=3, examples=["x"])
     adapter = broken.adapter_path.read_bytes()
     broken.adapter_path.write_bytes(adapter[: len(adapter) // 2])
-    manifest_of(broken.directory, base_identity).dump(broken.directory / MANIFEST_FILE)
+    write_manifest(manifest_of(broken.directory, base_identity), broken.directory / MANIFEST_FILE)
     experts = [pair[0], load_expert(broken.directory, base_identity), pair[1]]
     async with opened(None) as (engine, pool):
         refused = await engine.start(pool, experts)
