@@ -114,7 +114,8 @@ def test_every_kind_of_evidence_speaks(shipped: tuple[FittedRouter, OnnxEmbedder
 
 def test_what_is_asked_stands_in_no_data_file(factory: RouterFactory, experts: list[Expert], asked: Labelled) -> None:
     source = factory.read_source(experts)
-    known = [*source.negatives, *(text for texts in source.examples.values() for text in texts)]
+    of_experts = (*source.examples.values(), *source.further.values())
+    known = [*source.negatives, *(text for texts in of_experts for text in texts)]
     known += [row["text"] for row in read_rows(ROOT / "experts" / "unrelated.jsonl")]
     assert not {_plain(text) for text in known} & {_plain(text) for text, _ in asked}
 
