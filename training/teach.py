@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from gateway.errors import ConfigError
 from gateway.experts import BASE, MANIFEST_FILE, FileHash, Manifest, file_sha256
 from gateway.labelled import read_labelled
 from gateway.routing import FURTHER, read_examples, read_rows
@@ -21,7 +22,16 @@ from training.description import EXAMPLES_FILE, QUESTIONS_FILE, ROWS_FILE, Exper
 from training.errors import DatasetError, PublishError
 from training.files import write_text
 from training.routed import OUT_OF_SCOPE_FILE
-from training.versions import INCOMING_DIR, bring_in, edited_files, next_version, stage_version, write_manifest
+from training.versions import (
+    INCOMING_DIR,
+    PREVIOUS_DIR,
+    bring_in,
+    edited_files,
+    next_version,
+    read_manifest,
+    stage_version,
+    write_manifest,
+)
 
 __all__ = ["Taught", "teach"]
 
@@ -97,10 +107,13 @@ def _read(path: Path) -> list[_Text]:
     """Return what is to be taught; a conversation's turns are one text, as they are for `pointsman router fit`."""
     rows = read_labelled([path])
     lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    return [
-        _Text("\n".join(row.turns), row.route, json.loads(line).get("near"))
-        for row, line in zip(rows, lines, strict=True)
-    ]
+    texts = []
+    for row, line in zip(rows, lines, strict=True):
+        near = json.loads(line).get("near")
+        if not (near is None or isinstance(near, str)):
+            raise ConfigError(f'{path}: "near" is {near!r}; the name of an expert, or null, is expected')
+        texts.append(_Text("\n".join(row.turns), row.route, near))
+    return texts
 
 
 def _known(folders: Mapping[str, Path], rest: Path) -> list[_Text]:
@@ -169,7 +182,8 @@ def _add_examples(folder: Path, name: str, texts: Sequence[str], description: Ex
             _append(elsewhere, [_row(text) for text in texts if normalise(text) not in there])
     with stage_version(folder) as staged:
         _append(staged / EXAMPLES_FILE, [_row(text) for text in texts])
-        version = next_version(manifest.version, [manifest.version])
+        kept = read_manifest(folder / PREVIOUS_DIR / MANIFEST_FILE)
+        version = next_version(manifest.version, [each.version for each in (manifest, kept) if each])
         card = staged / CARD_FILE
         if card.is_file():
             page = card.read_text(encoding="utf-8")

@@ -129,6 +129,12 @@ def test_rollback_takes_it_back(experts: Path) -> None:
     assert load_expert(experts / "gardening", None).manifest.version == "1.0.0"
 
 
+def test_a_version_number_that_was_taken_back_is_not_given_twice(experts: Path) -> None:
+    taught(experts, [MULCH])
+    rollback("gardening", experts)
+    assert taught(experts, [{"text": "What is loam?", "expert": "gardening"}]).versions == {"gardening": "1.0.2"}
+
+
 def test_data_that_is_kept_elsewhere_is_taught_too(experts: Path, tmp_path: Path) -> None:
     """A publication reads the examples there."""
     data = tmp_path / "data" / "gardening"
