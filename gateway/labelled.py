@@ -32,7 +32,7 @@ def read_labelled(paths: Sequence[Path]) -> list[Labelled]:
     rows: list[Labelled] = []
     for path in paths:
         try:
-            lines = path.read_text(encoding="utf-8").splitlines()
+            lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: a text may hold U+2028
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
         found = [_parse(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line.strip()]
@@ -64,7 +64,12 @@ def _parse(line: str, place: str) -> Labelled:
         raise ConfigError(f'{place}: not labelled yet: "expert" is {UNLABELLED!r}; a name or null is expected')
     if expert is not None and not (isinstance(expert, str) and expert):
         raise ConfigError(f'{place}: "expert" is {expert!r}; a name or null is expected')
-    return Labelled(_turns(row, place), None if expert == BASE else expert)
+    turns = _turns(row, place)
+    try:
+        "".join(turns).encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ConfigError(f"{place}: it holds half of a surrogate pair, which is not text") from error
+    return Labelled(turns, None if expert == BASE else expert)
 
 
 def _turns(row: dict[str, Any], place: str) -> tuple[str, ...]:

@@ -65,7 +65,7 @@ def read_examples(path: Path, *, further: bool | None = None) -> list[str]:
         ConfigError: the file cannot be read, or a line holds no text; names the line.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: a text may hold U+2028
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
     texts: list[str] = []

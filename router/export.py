@@ -140,7 +140,7 @@ def _fuse(model: Any, source: Path, target: Path) -> bool:
     heads, hidden = getattr(config, "num_attention_heads", 0), getattr(config, "hidden_size", 0)
     try:
         optimised = optimize_model(str(source), "bert", num_heads=heads, hidden_size=hidden, opt_level=0)
-    except (ValueError, RuntimeError, KeyError, IndexError, AttributeError, AssertionError):
+    except (ValueError, TypeError, RuntimeError, LookupError, AttributeError, AssertionError):
         return False  # a graph that the tool does not know: it says so in many ways
     if not optimised.get_fused_operator_statistics().get("Attention"):
         return False

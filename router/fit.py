@@ -173,7 +173,7 @@ def _embed(checked: Checked, routes: Sequence[str], embedder: Embedder, seed: in
     Follow-up phrases belong to no route on their own: they are learnt as negatives, and nothing is calibrated on them.
     Other follow-ups and requests are not learnt, since a route may be about them: they show what continues a topic.
     """
-    taken = {text for text, _ in checked.judged}
+    taken = {text for text, _ in (*checked.judged, *checked.further)}
     continuing = [text for text in (*PHRASES, *FOLLOW_UPS) if text not in taken]
     requests = [(text, None) for text in REQUESTS if text not in taken]
     lots = draw_lots([text for text, _ in checked.judged] + continuing + [text for text, _ in requests], seed)

@@ -167,8 +167,8 @@ def _teach(given: argparse.Namespace) -> None:
     )
     known = f", {taught.known} were known" if taught.known else ""
     versions = "".join(f"; {name} is {version}" for name, version in taught.versions.items())
-    told = f"; {_tell(given, list(taught.versions))}" if taught.added else ""
-    print(f"{taught.added} texts taught{known}{versions}{told}")
+    print(f"{taught.added} texts taught{known}{versions}")
+    print(_tell(given, list(taught.versions)))  # though nothing was new: it may not have heard of it the last time
 
 
 def _new(given: argparse.Namespace) -> None:

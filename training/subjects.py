@@ -122,7 +122,7 @@ def load_texts(path: Path) -> list[tuple[str, str | None]]:
         DatasetError: unreadable, or a line without text; names it.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: a text may hold U+2028
     except (OSError, UnicodeDecodeError) as error:
         raise DatasetError(f"{path}: {error}") from error
     texts = []

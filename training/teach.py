@@ -15,7 +15,8 @@ from pathlib import Path
 from gateway.errors import ConfigError
 from gateway.experts import BASE, MANIFEST_FILE, FileHash, Manifest, file_sha256
 from gateway.labelled import read_labelled
-from gateway.routing import FURTHER, read_examples, read_rows
+from gateway.routing import FURTHER, Source, read_examples, read_rows
+from router import RouterError, check_examples
 from training.card import CARD_FILE
 from training.dataset import load_questions, normalise
 from training.description import EXAMPLES_FILE, QUESTIONS_FILE, ROWS_FILE, ExpertDescription
@@ -80,33 +81,66 @@ def teach(
         ConfigError: a file that cannot be read, or is not as described.
     """
     rest = out_of_scope or experts_dir / OUT_OF_SCOPE_FILE
-    for incoming in sorted(experts_dir.glob(f"*/{INCOMING_DIR}")):
-        bring_in(incoming.parent, incoming.parent.name)
+    versions = _finish_incoming(experts_dir)
     folders = {path.parent.name: path.parent for path in sorted(experts_dir.glob(f"*/{MANIFEST_FILE}"))}
     new = [text for path in files for text in _read(path)]
     _check_experts(new, folders)
-    known = {normalise(each.text): each for each in _known(folders, rest)}
+    known = {_key(each.text): each for each in _known(folders, rest)}
     _check_labels(new, known)
     _check_questions(new, folders)
-    fresh = {normalise(each.text): each for each in new if normalise(each.text) not in known}
+    fresh = {_key(each.text): each for each in new if _key(each.text) not in known}
     examples: dict[str, list[str]] = {}
     for each in fresh.values():
         if each.expert is not None:
             examples.setdefault(each.expert, []).append(each.text)
     for name in examples:
         _check_unedited(folders[name], name)
-    versions = {
+    negatives = [each for each in fresh.values() if each.expert is None]
+    _check_fit(folders, rest, examples, [each.text for each in negatives])
+    versions |= {
         name: _add_examples(folders[name], name, texts, descriptions.get(name)) for name, texts in examples.items()
     }
-    if negatives := [each for each in fresh.values() if each.expert is None]:
+    if negatives:
         _append(rest, [{"text": each.text, "near": each.near} for each in negatives])
     return Taught(versions, len(fresh), len(new) - len(fresh))
+
+
+def _finish_incoming(experts_dir: Path) -> dict[str, str]:
+    """Bring in what was stopped on its way, and return those versions."""
+    versions = {}
+    for incoming in sorted(experts_dir.glob(f"*/{INCOMING_DIR}")):
+        folder = incoming.parent
+        if edited := edited_files(folder):
+            raise PublishError(
+                f"{folder.name}: {', '.join(edited)} was edited since a change of this expert was stopped halfway, and "
+                f"would be overwritten: move the edit away, or remove {incoming}"
+            )
+        versions[folder.name] = bring_in(folder, folder.name).version
+    return versions
+
+
+def _check_fit(
+    folders: Mapping[str, Path], rest: Path, examples: Mapping[str, Sequence[str]], negatives: Sequence[str]
+) -> None:
+    """Refuse at once what would keep the gateway from a router, such as an answer of another expert."""
+    files = {name: (folder / ROWS_FILE, folder / EXAMPLES_FILE) for name, folder in folders.items()}
+    source = Source.read(files, rest if rest.is_file() else None)
+    further = {name: [*texts, *examples.get(name, ())] for name, texts in source.further.items()}
+    try:
+        check_examples(source.examples, [*source.negatives, *negatives], passages=source.passages, further=further)
+    except RouterError as error:
+        raise DatasetError(f"the router could not be fitted with these texts: {error}") from error
+
+
+def _key(text: str) -> str:
+    """What makes two texts the same for the router (`router.examples`)."""
+    return " ".join(text.split()).casefold()
 
 
 def _read(path: Path) -> list[_Text]:
     """Return what is to be taught; a conversation's turns are one text, as they are for `pointsman router fit`."""
     rows = read_labelled([path])
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line for line in path.read_text(encoding="utf-8").split("\n") if line.strip()]
     texts = []
     for row, line in zip(rows, lines, strict=True):
         near = json.loads(line).get("near")
@@ -139,7 +173,7 @@ def _check_labels(new: Sequence[_Text], known: Mapping[str, _Text]) -> None:
     """A text belongs to one expert, or to none."""
     seen, findings = dict(known), []
     for each in new:
-        other = seen.setdefault(normalise(each.text), each)
+        other = seen.setdefault(_key(each.text), each)
         if other.expert != each.expert:
             there = f"stands under {other.expert or BASE!r}" + (f" in {other.place}" if other.place else ", too")
             findings.append(f"{each.text[:100]!r} is to be taught as {each.expert or BASE!r} and {there}")
@@ -178,8 +212,8 @@ def _add_examples(folder: Path, name: str, texts: Sequence[str], description: Ex
     if description is not None and description.data != folder.resolve():
         elsewhere = description.data / EXAMPLES_FILE
         if elsewhere.is_file():
-            there = {normalise(text) for text in read_examples(elsewhere)}
-            _append(elsewhere, [_row(text) for text in texts if normalise(text) not in there])
+            there = {_key(text) for text in read_examples(elsewhere)}
+            _append(elsewhere, [_row(text) for text in texts if _key(text) not in there])
     with stage_version(folder) as staged:
         _append(staged / EXAMPLES_FILE, [_row(text) for text in texts])
         kept = read_manifest(folder / PREVIOUS_DIR / MANIFEST_FILE)

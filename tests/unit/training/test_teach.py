@@ -12,6 +12,7 @@ import pytest
 import yaml
 from unit.training.test_rollback import stop_at
 
+from gateway.errors import ConfigError
 from gateway.experts import Manifest, load_expert, scan_experts
 from gateway.routing import read_examples
 from training.__main__ import main
@@ -129,6 +130,37 @@ def test_rollback_takes_it_back(experts: Path) -> None:
     assert load_expert(experts / "gardening", None).manifest.version == "1.0.0"
 
 
+def test_a_text_with_a_line_separator_is_one_text(experts: Path) -> None:
+    taught(experts, [{"text": "moss\u2028or algae?", "expert": "gardening"}, {"text": "a\u0085b", "expert": None}])
+    assert examples(experts) == ["peat?", "moss\u2028or algae?"]
+    assert load_texts(experts / "out_of_scope.jsonl")[-1] == ("a\u0085b", None)
+
+
+def test_half_a_surrogate_pair_is_refused_by_its_line(experts: Path) -> None:
+    with pytest.raises(ConfigError, match="line 2: it holds half of a surrogate pair"):
+        taught(experts, [MULCH, {"text": "\ud83d", "expert": "baking"}])
+    assert examples(experts) == ["peat?"]
+
+
+def test_an_answer_of_an_expert_is_not_taught_to_another(experts: Path) -> None:
+    shutil.rmtree(experts / "baking")  # it answers the same, and what two experts answer teaches nothing
+    with pytest.raises(DatasetError, match=r"could not be fitted with these texts: .*stands under both"):
+        taught(experts, [MULCH, {"text": "Verdania says daily.", "expert": None}])
+    assert examples(experts) == ["peat?"]
+
+
+def test_an_edit_is_not_lost_to_a_change_that_was_stopped(experts: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("training.teach.bring_in", lambda *given: pytest.fail("stopped"))
+        with pytest.raises(pytest.fail.Exception):
+            taught(experts, [MULCH])
+    with (experts / "gardening" / "examples.jsonl").open("a", encoding="utf-8") as file:
+        file.write('{"text": "by hand"}\n')
+    with pytest.raises(PublishError, match="was edited since a change of this expert was stopped halfway"):
+        taught(experts, [{"text": "Rye?", "expert": "baking"}])
+    assert examples(experts) == ["peat?", "by hand"]
+
+
 def test_a_version_number_that_was_taken_back_is_not_given_twice(experts: Path) -> None:
     taught(experts, [MULCH])
     rollback("gardening", experts)
@@ -162,7 +194,8 @@ def test_stopped_before_any_change_no_expert_is_half_made_and_a_second_call_fini
             with pytest.raises(KeyboardInterrupt):
                 taught(copy, rows)
         assert scan_experts(copy, None)[1] == [], f"step {step}: a half-made expert would be read"
-        taught(copy, rows)
+        second = taught(copy, rows)
+        assert second.versions in ({}, {"gardening": "1.0.1"}), f"step {step}"
         assert examples(copy) == ["peat?", "What is mulch?"], f"step {step}"
         assert len(load_texts(copy / "out_of_scope.jsonl")) == 2, f"step {step}"
         assert sorted(path.parent.name for path in copy.glob("*/expert.yaml")) == ["baking", "gardening"]
@@ -182,10 +215,10 @@ def test_the_command_says_what_it_did(
     file.write_text(json.dumps(MULCH) + "\n" + json.dumps({"text": "peat?", "expert": "gardening"}), encoding="utf-8")
     places = ["--experts-dir", str(experts), "--experts-file", str(experts / "none.yaml")]
     assert main(["teach", str(file), *places]) == 0
-    assert capsys.readouterr().out == "1 texts taught, 1 were known; gardening is 1.0.1; told\n"
+    assert capsys.readouterr().out == "1 texts taught, 1 were known; gardening is 1.0.1\ntold\n"
     assert main(["teach", str(file), *places]) == 0
-    assert capsys.readouterr().out == "0 texts taught, 2 were known\n"
-    assert told == [["gardening"]]
+    assert capsys.readouterr().out == "0 texts taught, 2 were known\ntold\n"
+    assert told == [["gardening"], []]
     file.write_text(json.dumps({"text": "x", "expert": "?"}), encoding="utf-8")
     assert main(["teach", str(file), *places]) == 2
     assert "not labelled yet" in capsys.readouterr().err
