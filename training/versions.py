@@ -1,7 +1,7 @@
 """The versions of one expert on disk: the published one, and the one before in `.previous/`.
 
 Owns the changes to an expert's folder, each so that a reader never takes half a version for a whole one: the manifest
-goes first and comes last. Which version follows which is `publish`'s and `rollback`'s.
+goes first and comes last. Which version follows which is `publish`'s, `teach`'s and `rollback`'s.
 
     .previous/    the version before, whole
     .incoming/    a version, whole, that is to become the published one: by a rollback, or by `teach`
