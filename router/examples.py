@@ -88,8 +88,13 @@ def _take_new(texts: Sequence[str], route: str | None, owners: dict[str, str | N
     return fresh
 
 
+def text_key(text: str) -> str:
+    """Return what two texts have in common that count as the same."""
+    return " ".join(text.split()).casefold()
+
+
 def _normalise(text: str, route: str | None) -> str:
-    key = " ".join(text.split()).casefold()
+    key = text_key(text)
     if not key:
         raise RouterError(f"{_name(route)} has an empty text")
     return key

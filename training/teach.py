@@ -17,6 +17,7 @@ from gateway.experts import BASE, MANIFEST_FILE, FileHash, Manifest, file_sha256
 from gateway.labelled import read_labelled
 from gateway.routing import FURTHER, Source, read_examples, read_rows
 from router import RouterError, check_examples
+from router.examples import text_key
 from training.card import CARD_FILE
 from training.dataset import load_questions, normalise
 from training.description import EXAMPLES_FILE, QUESTIONS_FILE, ROWS_FILE, ExpertDescription
@@ -85,10 +86,10 @@ def teach(
     folders = {path.parent.name: path.parent for path in sorted(experts_dir.glob(f"*/{MANIFEST_FILE}"))}
     new = [text for path in files for text in _read(path)]
     _check_experts(new, folders)
-    known = {_key(each.text): each for each in _known(folders, rest)}
+    known = {text_key(each.text): each for each in _known(folders, rest)}
     _check_labels(new, known)
     _check_questions(new, folders)
-    fresh = {_key(each.text): each for each in new if _key(each.text) not in known}
+    fresh = {text_key(each.text): each for each in new if text_key(each.text) not in known}
     examples: dict[str, list[str]] = {}
     for each in fresh.values():
         if each.expert is not None:
@@ -132,11 +133,6 @@ def _check_fit(
         raise DatasetError(f"the router could not be fitted with these texts: {error}") from error
 
 
-def _key(text: str) -> str:
-    """What makes two texts the same for the router (`router.examples`)."""
-    return " ".join(text.split()).casefold()
-
-
 def _read(path: Path) -> list[_Text]:
     """Return what is to be taught; a conversation's turns are one text, as they are for `pointsman router fit`."""
     rows = read_labelled([path])
@@ -173,7 +169,7 @@ def _check_labels(new: Sequence[_Text], known: Mapping[str, _Text]) -> None:
     """A text belongs to one expert, or to none."""
     seen, findings = dict(known), []
     for each in new:
-        other = seen.setdefault(_key(each.text), each)
+        other = seen.setdefault(text_key(each.text), each)
         if other.expert != each.expert:
             there = f"stands under {other.expert or BASE!r}" + (f" in {other.place}" if other.place else ", too")
             findings.append(f"{each.text[:100]!r} is to be taught as {each.expert or BASE!r} and {there}")
@@ -212,8 +208,8 @@ def _add_examples(folder: Path, name: str, texts: Sequence[str], description: Ex
     if description is not None and description.data != folder.resolve():
         elsewhere = description.data / EXAMPLES_FILE
         if elsewhere.is_file():
-            there = {_key(text) for text in read_examples(elsewhere)}
-            _append(elsewhere, [_row(text) for text in texts if _key(text) not in there])
+            there = {text_key(text) for text in read_examples(elsewhere)}
+            _append(elsewhere, [_row(text) for text in texts if text_key(text) not in there])
     with stage_version(folder) as staged:
         _append(staged / EXAMPLES_FILE, [_row(text) for text in texts])
         kept = read_manifest(folder / PREVIOUS_DIR / MANIFEST_FILE)
