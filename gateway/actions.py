@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import NamedTuple
 
 __all__ = ["Action", "Grant", "Lease", "Reject", "RejectReason", "Request", "Retired", "Swap"]
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
+class Request(NamedTuple):
     """One request for a lease (rule 1). ``width`` is how many slots it needs (OpenAI's ``n``)."""
 
     id: int
@@ -21,8 +21,7 @@ class Request:
     width: int = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(NamedTuple):
     """The right to run one request on ``slots`` of ``backend``; given back exactly once."""
 
     id: int
@@ -41,8 +40,7 @@ class RejectReason(enum.Enum):
     WITHDRAWN = "withdrawn"
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
+class Grant(NamedTuple):
     lease: Lease
 
 

@@ -19,7 +19,7 @@ __all__ = ["admin"]
 
 
 async def _admin_only(request: Request) -> None:
-    gateway_of(request).keyring.admin(request.headers.get("authorization"), request.headers.get("x-api-key"))
+    gateway_of(request.scope).keyring.admin(request.headers.get("authorization"), request.headers.get("x-api-key"))
 
 
 admin = APIRouter()
@@ -34,20 +34,20 @@ async def health() -> dict[str, str]:
 @admin.get("/ready")
 async def ready(request: Request) -> Response:
     """200 when every expert has a backend that really generates: tokens came lately, or it answers a probe now."""
-    generates = await gateway_of(request).engine.generates()
+    generates = await gateway_of(request.scope).engine.generates()
     return JSONResponse({"status": "ready" if generates else "not ready"}, status_code=200 if generates else 503)
 
 
 @admin.get("/metrics")
 async def metrics(request: Request) -> Response:
-    gateway = gateway_of(request)
+    gateway = gateway_of(request.scope)
     _refresh(gateway)
     return PlainTextResponse(gateway.metrics.render(), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
 
 @guarded.get("/status")
 async def status(request: Request) -> dict[str, Any]:
-    gateway = gateway_of(request)
+    gateway = gateway_of(request.scope)
     scheduler = gateway.pool.scheduler
     return {
         "version": __version__,
@@ -70,7 +70,7 @@ async def status(request: Request) -> dict[str, Any]:
 
 @guarded.get("/experts")
 async def experts(request: Request) -> dict[str, Any]:
-    registry = gateway_of(request).registry
+    registry = gateway_of(request.scope).registry
     return {
         "experts": [
             {**expert.manifest.model_dump(mode="json"), "enabled": registry.is_enabled(expert.name)}
@@ -93,12 +93,12 @@ async def disable(request: Request, name: str) -> dict[str, Any]:
 @guarded.post("/reload")
 async def reload(request: Request) -> dict[str, Any]:
     """Pick up published experts: new adapters, refitted router; running streams go on to their end."""
-    return await gateway_of(request).reload()
+    return await gateway_of(request.scope).reload()
 
 
 @guarded.get("/backends")
 async def backends(request: Request) -> dict[str, Any]:
-    return {"backends": gateway_of(request).engine.status()}
+    return {"backends": gateway_of(request.scope).engine.status()}
 
 
 @guarded.post("/backends")
@@ -114,7 +114,7 @@ async def add_backend(request: Request) -> Response:
     if not isinstance(own, dict):
         raise InvalidRequest(f"The body must be an object of options, found {type(own).__name__}.")
     try:
-        name = await gateway_of(request).add_backend(own)
+        name = await gateway_of(request.scope).add_backend(own)
     except ConfigError as error:
         raise InvalidRequest(f"{error.message}.", code=error.code) from error
     return JSONResponse({"name": name}, status_code=201)
@@ -123,12 +123,12 @@ async def add_backend(request: Request) -> Response:
 @guarded.post("/backends/{name}/drain")
 async def drain_backend(request: Request, name: str) -> dict[str, Any]:
     """No new requests for this backend; what runs on it ends by itself, then it is stopped and forgotten."""
-    gateway_of(request).engine.drain(name)
+    gateway_of(request.scope).engine.drain(name)
     return {"name": name, "retiring": True}
 
 
 def _switch(request: Request, name: str, enabled: bool) -> dict[str, Any]:
-    registry = gateway_of(request).registry
+    registry = gateway_of(request.scope).registry
     if name not in registry:
         raise ExpertNotFound(f"The expert {name[:100]!r} does not exist.", param="name")
     registry.set_enabled(name, enabled)

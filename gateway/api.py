@@ -10,11 +10,11 @@ import base64
 import functools
 import json
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from pydantic_core import to_json
+from pydantic_core import from_json, to_json
+from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -31,7 +31,7 @@ from .schemas import CompletionRequest, Shape, parse_completion, route_turns
 from .selection import Selection
 from .streaming import ClientGone, EventStream, WhileConnected
 
-__all__ = ["api", "client_of", "completions", "read_json"]
+__all__ = ["api", "completions"]
 
 _CLIENT_CLOSED = 499
 _JSON = (b"content-type", b"application/json")
@@ -45,27 +45,29 @@ class Completions:
         self._shape = shape
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
-        await _recorded(request, self._shape.value, lambda record: _complete(request, send, record, self._shape))
+        shape = self._shape
+        await _recorded(scope, shape.value, lambda record: _complete(scope, receive, send, record, shape))
 
 
 async def embeddings(request: Request) -> Response | None:
-    return await _recorded(request, "/v1/embeddings", lambda record: _embed(request, record))
+    return await _recorded(request.scope, "/v1/embeddings", lambda record: _embed(request.receive, record))
 
 
 async def route(request: Request) -> Response | None:
-    return await _recorded(request, "/v1/route", lambda record: _route(request, record))
+    return await _recorded(request.scope, "/v1/route", lambda record: _route(request.receive, record))
 
 
 async def models(request: Request) -> Response:
-    client_of(request)
-    return JSONResponse({"object": "list", "data": _listed(gateway_of(request))})
+    gateway = gateway_of(request.scope)
+    _client(gateway, request.scope)
+    return JSONResponse({"object": "list", "data": _listed(gateway)})
 
 
 async def model(request: Request) -> Response:
-    client_of(request)
+    gateway = gateway_of(request.scope)
+    _client(gateway, request.scope)
     name = request.path_params["name"]
-    for row in _listed(gateway_of(request)):
+    for row in _listed(gateway):
         if row["id"] == name:
             return JSONResponse(row)
     raise ExpertNotFound(f"The model {name[:100]!r} does not exist.", param="model")
@@ -86,24 +88,25 @@ api = [
 # -- one request --------------------------------------------------------------------------------------------------
 
 
-def client_of(request: Request) -> str:
+def _client(gateway: Gateway, scope: Scope) -> str:
     """The client's name for limits and logs: its key's name, or its address when no keys are in use.
 
     Raises:
         AuthenticationError: keys are in use and it has none.
     """
-    keyring, headers = gateway_of(request).keyring, request.headers
+    keyring = gateway.keyring
     if keyring.is_open:
-        return f"{OPEN}:{request.client.host}" if request.client else OPEN
+        address = scope.get("client")
+        return f"{OPEN}:{address[0]}" if address else OPEN
+    headers = Headers(scope=scope)
     return keyring.client(headers.get("authorization"), headers.get("x-api-key"))
 
 
-async def read_json(request: Request) -> Any:
-    """The body. Raises: InvalidRequest: too large (413), or not JSON."""
-    allowed = gateway_of(request).max_body_bytes
+async def _read_json(receive: Receive, allowed: int) -> Any:
+    """A body of ``allowed`` bytes at most. Raises: InvalidRequest: too large (413), or not JSON."""
     body, more = b"", True
     while more:
-        message = await request.receive()
+        message = await receive()
         if message["type"] != "http.request":
             raise ClientGone
         body, more = body + message.get("body", b""), message.get("more_body", False)
@@ -112,19 +115,23 @@ async def read_json(request: Request) -> Any:
                 f"The body has more than the {allowed} bytes allowed.", status=413, code="request_too_large"
             )
     try:
+        return from_json(body)  # half of json's time
+    except ValueError:  # or half of a surrogate pair, which json takes, as only some fields may not have it
+        pass
+    try:
         return json.loads(body)
     except (ValueError, RecursionError) as error:
         raise InvalidRequest(f"The body is not valid JSON: {error}", code="invalid_json") from error
 
 
 async def _recorded(
-    request: Request, endpoint: str, work: Callable[[Record], Awaitable[Response | None]]
+    scope: Scope, endpoint: str, work: Callable[[Record], Awaitable[Response | None]]
 ) -> Response | None:
     """Do the work, and have it counted and logged whatever becomes of it. None: there is nothing (more) to send."""
-    gateway = gateway_of(request)
-    record = Record(gateway, request, endpoint)
+    gateway = gateway_of(scope)
+    record = Record(gateway, scope, endpoint)
     try:
-        record.client = client_of(request)
+        record.client = _client(gateway, scope)
         gateway.limiter.take(record.client)
         return await work(record)
     except ClientGone:
@@ -139,9 +146,10 @@ async def _recorded(
         raise
 
 
-async def _complete(request: Request, send: Send, record: Record, shape: Shape) -> None:
+async def _complete(scope: Scope, receive: Receive, send: Send, record: Record, shape: Shape) -> None:
     gateway = record.gateway
-    wanted = parse_completion(shape, await read_json(request), max_tokens=gateway.max_tokens)
+    body = await _read_json(receive, gateway.max_body_bytes)
+    wanted = parse_completion(shape, body, max_tokens=gateway.max_tokens)
     selection = await gateway.selector.select(wanted.model, wanted.turns)
     record.selected(selection)
     if gateway.label_log is not None:
@@ -149,17 +157,17 @@ async def _complete(request: Request, send: Send, record: Record, shape: Shape) 
     if gateway.log_prompts:
         record.extra["turns"] = list(wanted.turns)
     if wanted.stream:
-        await _stream(request, send, record, wanted, selection)
+        await _stream(scope, receive, send, record, wanted, selection)
         return
-    async with WhileConnected(request.scope, request.receive):
+    async with WhileConnected(scope, receive):
         answer = await _begin(gateway, wanted, selection, record)
         record.outcome = answer.outcome
         try:
-            body = await answer.whole()
+            whole = await answer.whole()
         finally:
             await answer.aclose()
     record.finish(200)
-    content = to_json(body, inf_nan_mode="null")
+    content = to_json(whole, inf_nan_mode="null")
     length = (b"content-length", str(len(content)).encode())
     headers = [_JSON, length, *_headers(answer.facts)]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -167,13 +175,13 @@ async def _complete(request: Request, send: Send, record: Record, shape: Shape) 
 
 
 async def _stream(
-    request: Request, send: Send, record: Record, wanted: CompletionRequest, selection: Selection
+    scope: Scope, receive: Receive, send: Send, record: Record, wanted: CompletionRequest, selection: Selection
 ) -> None:
     """Begin the answer and write it. After ``keep_alive_s`` without its first event the client gets its 200 first."""
     gateway = record.gateway
     try:
-        async with WhileConnected(request.scope, request.receive) as client:
-            stream = EventStream(request.scope, send, client, gateway.keep_alive_s, gateway.client_stall_s)
+        async with WhileConnected(scope, receive) as client:
+            stream = EventStream(scope, send, client, gateway.keep_alive_s, gateway.client_stall_s)
             stream.headers = _headers(selection.facts())
             async with stream:
 
@@ -252,7 +260,7 @@ def _with_defaults(gateway: Gateway, wanted: CompletionRequest, expert: Expert |
         given = body.get("chat_template_kwargs")
         body["chat_template_kwargs"] = {"enable_thinking": False, **(given if isinstance(given, dict) else {})}
     body.setdefault(limit, gateway.default_tokens)
-    return replace(wanted, body=body)
+    return wanted._replace(body=body)
 
 
 def _headers(facts: Mapping[str, Any]) -> list[tuple[bytes, bytes]]:
@@ -299,8 +307,9 @@ def _model(expert: Expert) -> dict[str, Any]:
 # -- the router, seen from outside --------------------------------------------------------------------------------
 
 
-async def _route(request: Request, record: Record) -> Response:
-    selector, asked = gateway_of(request).selector, await read_json(request)
+async def _route(receive: Receive, record: Record) -> Response:
+    gateway = record.gateway
+    selector, asked = gateway.selector, await _read_json(receive, gateway.max_body_bytes)
     turns, explanation = route_turns(asked), None
     if _wants_explanation(asked):
         selection, explanation = await selector.explain(turns)
@@ -333,8 +342,9 @@ def _wants_explanation(asked: Mapping[str, Any]) -> bool:
     return explain
 
 
-async def _embed(request: Request, record: Record) -> Response:
-    gateway, body = gateway_of(request), await read_json(request)
+async def _embed(receive: Receive, record: Record) -> Response:
+    gateway = record.gateway
+    body = await _read_json(receive, gateway.max_body_bytes)
     texts, encoding = _embedding_input(body)
     router = gateway.selector.router
     if router is None:

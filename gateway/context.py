@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from starlette.requests import Request
+from starlette.types import Scope
 
 from .auth import Keyring, RateLimiter
 from .engine import Engine
@@ -52,21 +52,21 @@ class Gateway:
     started: float = field(default_factory=time.time)
 
 
-def gateway_of(request: Request) -> Gateway:
-    gateway: Gateway = request.app.state.gateway
+def gateway_of(scope: Scope) -> Gateway:
+    gateway: Gateway = scope["app"].state.gateway
     return gateway
 
 
 class Record:
     """One request's facts; ``finish`` counts and logs them, once."""
 
-    def __init__(self, gateway: Gateway, request: Request, endpoint: str) -> None:
+    def __init__(self, gateway: Gateway, scope: Scope, endpoint: str) -> None:
         self.gateway = gateway
         self._metrics = gateway.metrics
         self._endpoint = endpoint
         self._started = time.monotonic()
         self._finished = False
-        self.request_id: str = request.scope.get("state", {}).get("request_id", "")
+        self.request_id: str = scope.get("state", {}).get("request_id", "")
         self.client = ""
         self.selection: Selection | None = None
         self.outcome = Outcome()

@@ -18,9 +18,11 @@ from urllib.parse import urlsplit
 import httptools
 
 from .errors import BackendError, BackendTimeout, BackendUnavailable
+from .plain_socket import PlainSocket, connected, numeric
 
 __all__ = ["HttpClient", "Response"]
 
+_BODY = b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n"
 _HIGH_WATER_BYTES = 1024 * 1024  # unread bytes of an answer at which the server has to wait
 
 
@@ -103,10 +105,15 @@ class HttpClient:
     async def _connect(self, origin: str, until_s: float) -> _Connection:
         loop = asyncio.get_running_loop()
         host, port, context = _address(origin)
+        number = numeric(host, port) if context is None else None
         patient_until_s = loop.time() + self._connect_s
+        connection, by_s = _Connection(loop), min(patient_until_s, until_s)
         try:
-            async with asyncio.timeout_at(min(patient_until_s, until_s)):
-                _, connection = await loop.create_connection(lambda: _Connection(loop), host, port, ssl=context)
+            if number is not None:
+                PlainSocket(loop, await connected(loop, *number, by_s), connection)
+            else:
+                async with asyncio.timeout_at(by_s):
+                    await loop.create_connection(lambda: connection, host, port, ssl=context)
         except TimeoutError as error:
             if until_s <= patient_until_s:
                 raise _too_long() from error
@@ -204,9 +211,10 @@ class _Connection(asyncio.Protocol):
         self._parser: httptools.HttpResponseParser | None = None
         self._silence_s = self._last_s = 0.0
         self._until_s = math.inf
-        self._reset()
+        self._begin()
 
-    def _reset(self) -> None:
+    def _begin(self) -> None:
+        """What is known of an answer before its first byte."""
         self.status = 0
         self.content_type = ""
         self.answered = False
@@ -218,12 +226,14 @@ class _Connection(asyncio.Protocol):
         self._error: BackendError | None = None
         self._body: list[bytes] = []
         self._unread_bytes = 0
+        self.on_body = self._body.append  # httptools calls it once a chunk
 
     # -- for the client and the response --------------------------------------------------------------------------
 
     async def ask(self, head: bytes, body: bytes | None, silence_s: float, until_s: float) -> None:
         """Send a request; returns when the headers of its answer are here."""
-        self._reset()
+        if self.answered:
+            self._begin()
         self._parser = httptools.HttpResponseParser(self)
         self._silence_s, self._until_s = silence_s, until_s
         self._last_s = self.loop.time()
@@ -309,6 +319,7 @@ class _Connection(asyncio.Protocol):
             return
         self._last_s = self.loop.time()
         self.answered = True
+        self._unread_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -322,6 +333,9 @@ class _Connection(asyncio.Protocol):
         self.open = False
         if self._headed and not self._framed and exc is None and self._error is None:
             self._complete = True
+        if self._complete or self._error is not None:
+            self._wake()
+            return
         self.fail(BackendUnavailable(f"The connection to the backend broke: {exc or 'it was closed'}"))
 
     # -- httptools ------------------------------------------------------------------------------------------------
@@ -339,10 +353,6 @@ class _Connection(asyncio.Protocol):
         self._headed = self.status >= 200
         self._framed = self._framed or self.status in (204, 304)
 
-    def on_body(self, body: bytes) -> None:
-        self._body.append(body)
-        self._unread_bytes += len(body)
-
     def on_message_complete(self) -> None:
         self._complete = self._headed
         if self._complete and self._parser is not None:
@@ -355,9 +365,13 @@ def _too_long() -> BackendTimeout:
 
 
 def _head(method: str, target: str, host: str, headers: Mapping[str, str], body: bytes | None, keep: bool) -> bytes:
-    lines = [f"{method} {target} HTTP/1.1", f"Host: {host}", *(f"{name}: {value}" for name, value in headers.items())]
-    if body is not None:
-        lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
+    lines = _lines(method, target, host, tuple(headers.items()), keep)
+    return lines + (b"\r\n" if body is None else _BODY % len(body))
+
+
+@functools.lru_cache(maxsize=256)
+def _lines(method: str, target: str, host: str, headers: tuple[tuple[str, str], ...], keep: bool) -> bytes:
+    lines = [f"{method} {target} HTTP/1.1", f"Host: {host}", *(f"{name}: {value}" for name, value in headers)]
     if not keep:
         lines.append("Connection: close")
-    return "\r\n".join([*lines, "", ""]).encode("latin-1")
+    return "\r\n".join([*lines, ""]).encode("latin-1")

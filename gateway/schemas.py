@@ -9,8 +9,7 @@ from __future__ import annotations
 import enum
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from .errors import InvalidRequest
 
@@ -36,8 +35,7 @@ class Shape(enum.Enum):
         return ("max_tokens", "max_completion_tokens", "n_predict")
 
 
-@dataclass(frozen=True, slots=True)
-class CompletionRequest:
+class CompletionRequest(NamedTuple):
     """A checked request. ``turns``: the user's texts, oldest first; ``width``: slots needed."""
 
     shape: Shape

@@ -9,8 +9,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from router import Explanation, Router, RouterError
 
@@ -22,8 +21,7 @@ __all__ = ["Selection", "Selector"]
 log = logging.getLogger("pointsman.selection")
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
+class Selection(NamedTuple):
     """Which expert serves, and why. ``score`` is None when nothing was routed; ``note`` explains a fallback."""
 
     requested: str
