@@ -23,7 +23,10 @@ def event_data(event: bytes) -> Any:
     Raises:
         BackendUnavailable: the data is not JSON.
     """
-    data = b"\n".join(line[5:].strip() for line in event.split(b"\n") if line.startswith(b"data:"))
+    if event.startswith(b"data: ") and b"\n" not in event:  # nearly all
+        data = event[6:].strip()
+    else:
+        data = b"\n".join(line[5:].strip() for line in event.split(b"\n") if line.startswith(b"data:"))
     if data in (b"", b"[DONE]"):
         return None
     try:
@@ -88,6 +91,11 @@ class Aggregate:
             self._top = dict(data["response"])
             if "timings" in data:
                 self._top["timings"] = data["timings"]
+
+    @property
+    def timings(self) -> Any:
+        """The engine's, last told; None so far."""
+        return self._top.get("timings")
 
     def body(self, expert: str, facts: dict[str, Any]) -> dict[str, Any]:
         """The whole answer; ``model`` is the expert that served.

@@ -16,7 +16,7 @@ from .errors import GatewayError
 from .experts import BASE, ExpertRegistry
 from .label_log import LabelLog
 from .leases import LeasePool
-from .logs import FACTS
+from .logs import FactsRecord
 from .metrics import Metrics
 from .relay import Outcome, Relay
 from .selection import Selection, Selector
@@ -119,6 +119,9 @@ class Record:
         self._log(status, expert, now)
 
     def _log(self, status: int, expert: str, now: float) -> None:
+        if not log.isEnabledFor(logging.INFO):
+            return
+        outcome, selection = self.outcome, self.selection
         facts: dict[str, Any] = {
             "request_id": self.request_id,
             "endpoint": self._endpoint,
@@ -128,12 +131,12 @@ class Record:
             "seconds": round(now - self._started, 4),
             **self.extra,
         }
-        if (selection := self.selection) is not None:
-            facts |= {"requested": selection.requested, "reason": selection.reason, "score": selection.score}
-        if self.outcome.completion_tokens:
-            facts |= {"prompt_tokens": self.outcome.prompt_tokens, "completion_tokens": self.outcome.completion_tokens}
-        if self.outcome.first_token_s is not None:
-            facts["first_token_s"] = round(self.outcome.first_token_s - self._started, 4)
-        if self.outcome.error is not None:
-            facts["error"] = self.outcome.error
-        log.info("request", extra={FACTS: facts})
+        if selection is not None:
+            facts["requested"], facts["reason"], facts["score"] = selection.requested, selection.reason, selection.score
+        if outcome.completion_tokens:
+            facts["prompt_tokens"], facts["completion_tokens"] = outcome.prompt_tokens, outcome.completion_tokens
+        if outcome.first_token_s is not None:
+            facts["first_token_s"] = round(outcome.first_token_s - self._started, 4)
+        if outcome.error is not None:
+            facts["error"] = outcome.error
+        log.handle(FactsRecord(log.name, "request", facts))

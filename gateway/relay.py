@@ -100,8 +100,11 @@ class Answer:
             BackendError: the backend failed, refused or ran out of time.
         """
         aggregate = Aggregate(self._request.shape)
-        while events := await self._read():
-            aggregate.add(events)
+        try:
+            while events := await self._read():
+                aggregate.add(events)
+        finally:
+            self._count(aggregate.timings)
         return aggregate.body(self._lease.expert, self.facts)
 
     async def read(self) -> bytes:
@@ -115,8 +118,12 @@ class Answer:
             events = await self._read()
         except GatewayError as error:
             self.outcome.error = error.code
-            return error_event(error, self._request.shape)
-        return self._mark(events) if events else b""
+            events = error_event(error, self._request.shape)
+        else:
+            if events:
+                return self._mark(events)
+        self._count(self._last_timings())
+        return events
 
     async def aclose(self) -> None:
         """Stop the generation if it still runs, and give the lease back; idempotent."""
@@ -124,7 +131,7 @@ class Answer:
         self._lease.release()
 
     async def _read(self) -> bytes:
-        """The next events, ``b""`` at the end: errors raised, tokens counted, an early end noticed."""
+        """The next events, ``b""`` at the end: errors raised, an early end noticed."""
         events = b"" if self._done else self._next or await self._stream.read()
         events, self._next = _before_error(events)
         if events:
@@ -133,7 +140,6 @@ class Answer:
             return events
         if self._next:
             raise _error_in(self._next)
-        self._count()
         if not self.outcome.finished:
             raise BackendUnavailable("The backend's answer ended before it was complete.")
         return b""
@@ -164,11 +170,13 @@ class Answer:
                 events = events[: rest - 1] + facts[:-1] + b"," + events[rest:]
         return events
 
-    def _count(self) -> None:
-        """Take the token counts from the last event that tells them."""
+    def _last_timings(self) -> Any:
         before, mark, after = self._timed.rpartition(_TIMINGS)
         data = event_data(before.rpartition(b"\n\n")[2] + mark + after.partition(b"\n\n")[0])
-        timings = data.get("timings") if isinstance(data, dict) else None
+        return data.get("timings") if isinstance(data, dict) else None
+
+    def _count(self, timings: Any) -> None:
+        """Take the token counts from what the engine told."""
         if isinstance(timings, dict):
             self.outcome.cached_tokens = int(timings.get("cache_n", 0))
             self.outcome.prompt_tokens = self.outcome.cached_tokens + int(timings.get("prompt_n", 0))

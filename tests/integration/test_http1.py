@@ -61,11 +61,12 @@ class Server:
         return True
 
 
-@pytest.fixture
-async def server() -> AsyncIterator[Server]:
+@pytest.fixture(params=["127.0.0.1", "localhost"], ids=["number", "name"])
+async def server(request: pytest.FixtureRequest) -> AsyncIterator[Server]:
+    """By its number it is reached over a ``PlainSocket``, by name over the event loop's own transport."""
     scripted = Server()
     listening = await asyncio.start_server(scripted.serve, "127.0.0.1", 0)
-    scripted.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+    scripted.url = f"http://{request.param}:{listening.sockets[0].getsockname()[1]}"
     yield scripted
     listening.close()
 
@@ -107,7 +108,7 @@ async def test_a_whole_answer(client: HttpClient, server: Server, script: list[S
     assert (response.status, response.content_type) == (200, "text/plain")
     assert await read(response) == b"hello"
     head, _, body = server.requests[0].partition(b"\r\n\r\n")
-    assert head.startswith(b"POST /path?a=b HTTP/1.1\r\nHost: 127.0.0.1:")
+    assert head.startswith(b"POST /path?a=b HTTP/1.1\r\nHost: " + server.url.removeprefix("http://").encode())
     assert b"\r\nX-A: b" in head
     assert body == b"{}"
 
@@ -184,9 +185,34 @@ async def test_what_comes_slowly_is_no_silence(client: HttpClient, server: Serve
 
 
 async def test_nobody_listening_is_unavailable(client: HttpClient, server: Server) -> None:
-    server.url = "http://127.0.0.1:1"
+    server.url = server.url.rsplit(":", 1)[0] + ":1"
     with pytest.raises(BackendUnavailable, match="cannot be reached"):
         await ask(client, server)
+
+
+async def test_a_long_body_arrives_whole_though_it_is_read_slowly(client: HttpClient, server: Server) -> None:
+    body = bytes(range(256)) * 40_000  # more than a socket takes at once
+    response = await client.request("POST", f"{server.url}/", headers={}, body=body, silence_s=20.0)
+    assert await read(response) == b"hello"
+    assert server.requests[0].endswith(b"\r\n\r\n" + body)
+
+
+async def test_a_server_that_leaves_while_it_is_written_to_is_unavailable(client: HttpClient) -> None:
+    async def leave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(1000)
+        writer.transport.abort()
+
+    async with await asyncio.start_server(leave, "127.0.0.1", 0) as listening:
+        url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/"
+        with pytest.raises(BackendUnavailable, match="broke"):
+            await client.request("POST", url, headers={}, body=bytes(50_000_000), silence_s=20.0)
+
+
+async def test_ipv6_by_number(client: HttpClient) -> None:
+    scripted = Server()
+    async with await asyncio.start_server(scripted.serve, "::1", 0) as listening:
+        scripted.url = f"http://[::1]:{listening.sockets[0].getsockname()[1]}"
+        assert await read(await ask(client, scripted)) == b"hello"
 
 
 async def test_closing_early_closes_the_connection(client: HttpClient, server: Server) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from unit.fakes import chat_events, sse
 
 from gateway.aggregate import Aggregate, event_data
@@ -158,3 +161,62 @@ def test_the_data_of_an_event(event: bytes, data: Any) -> None:
 def test_data_that_is_not_json_is_the_backends_fault() -> None:
     with pytest.raises(BackendUnavailable, match="not JSON"):
         event_data(b"data: {oops\n\n")
+
+
+# -- events that are alike but for their text ---------------------------------------------------------------------
+
+TEXTS = st.one_of(st.text(max_size=4), st.sampled_from(['"', "\\", '\\"', "\n", '"}}]', '","content":"', "é", ""]))
+DELTAS = st.one_of(
+    TEXTS.map(lambda text: {"content": text}),
+    TEXTS.map(lambda text: {"reasoning_content": text}),
+    TEXTS.map(lambda text: {"content": text, "reasoning_content": text}),
+    st.sampled_from([{"role": "assistant"}, {"role": "assistant", "content": None}, {}]),
+)
+CHUNKS = st.tuples(DELTAS, st.sampled_from([0, 0, 0, 1]), st.sampled_from([7, 7, 7, 8]), st.booleans())
+
+
+@given(st.lists(CHUNKS), st.sampled_from([Shape.CHAT, Shape.COMPLETION]), st.booleans())
+def test_events_alike_give_what_each_gives_when_it_is_read(
+    chunks: list[tuple[dict[str, Any], int, int, bool]], shape: Shape, together: bool
+) -> None:
+    def event(delta: dict[str, Any], index: int, created: int, odd: bool, finish: str | None = None) -> dict[str, Any]:
+        own = {"delta": delta} if shape is Shape.CHAT else {"text": delta.get("content")}
+        logprobs = {"logprobs": {"content": [1]}} if odd and finish is None and index else {}
+        return {
+            "choices": [{"finish_reason": finish, "index": index, **own, **logprobs}],
+            "created": created,
+            "id": "x",
+        }
+
+    data = [event(*chunk) for chunk in chunks] + [event({}, index, 9, False, "stop") for index in (0, 1)]
+    compact = [sse(one) for one in data]
+    spaced = [b"data: " + json.dumps(one).encode() + b"\n\n" for one in data]  # so that no two are seen to be alike
+    assert whole(shape, *([b"".join(compact)] if together else compact)) == whole(shape, *spaced)
+
+
+def test_only_what_differs_in_its_text_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    read = 0
+
+    def counted(event: bytes) -> Any:
+        nonlocal read
+        read += 1
+        return event_data(event)
+
+    monkeypatch.setattr("gateway.aggregate.event_data", counted)
+    assert message(*(choice({"content": f" {n}"}) for n in range(100)), choice({}, "stop"))["content"] == "".join(
+        f" {n}" for n in range(100)
+    )
+    assert read == 2
+
+
+def test_a_text_that_json_does_not_allow_is_the_backends_fault() -> None:
+    good = choice({"content": "good"})
+    with pytest.raises(BackendUnavailable, match="not JSON"):
+        message(good, good.replace(b"good", b"\x01"), choice({}, "stop"))
+
+
+def test_a_text_elsewhere_in_an_event_is_not_taken_for_the_answers() -> None:
+    def event(other: str) -> bytes:
+        return sse({"content": other, "choices": [{"index": 0, "delta": {"content": "a"}}]})
+
+    assert message(event("x"), event("y"), choice({}, "stop"))["content"] == "aa"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from gateway.logs import FACTS, set_up_logging
+from gateway.logs import FACTS, FactsRecord, set_up_logging
 
 NAMES = ("", "pointsman", "uvicorn")
 
@@ -36,6 +36,21 @@ def test_json_lines_hold_the_extra_fields(capsys: pytest.CaptureFixture[str], to
         "expert": "baking",
         "score": None,
     }
+
+
+@pytest.mark.parametrize("format_", ["json", "text"])
+def test_a_record_of_facts_is_a_line_like_any_other(format_: str, capsys: pytest.CaptureFixture[str]) -> None:
+    set_up_logging("info", format_)
+    log, facts = logging.getLogger("pointsman.x"), {"expert": "baking", "seconds": 0.5}
+    log.info("request", extra={FACTS: facts})
+    usual = capsys.readouterr().err
+    log.handle(FactsRecord(log.name, "request", facts))
+    line = capsys.readouterr().err
+    assert line[35:] == usual[35:]  # after the time
+    assert "baking" in line
+    logging.Formatter("%(asctime)s %(process)s %(threadName)s %(pathname)s:%(lineno)d %(relativeCreated)d").format(
+        FactsRecord(log.name, "request", facts)
+    )  # a handler of somebody else's finds all it may name
 
 
 def test_text_lines_leave_out_what_is_none(capsys: pytest.CaptureFixture[str]) -> None:
