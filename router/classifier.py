@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -44,7 +45,8 @@ class Classifier:
     """Fitted arrays; equal arrays give equal evidence on every machine with the same encoder."""
 
     texts: Vectors
-    """[n_texts, dim], the negatives and the examples, in the order of `text_routes`."""
+    """[n_texts, dim], the negatives and the examples, in the order of `text_routes`; kept column by column, in which a
+    product with one vector takes half the time."""
 
     text_routes: Indices
     """[n_texts], index of the route or `OUTSIDE`, ascending."""
@@ -64,10 +66,22 @@ class Classifier:
     offsets: Vectors
     """[n_routes + 1]."""
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "texts", np.asfortranarray(self.texts))
+
     @property
     def n_routes(self) -> int:
         """Number of routes."""
         return len(self.offsets) - 1
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        """[n_routes + 1], where the texts of each route start, and where the last one's end."""
+        return [int(at) for at in np.searchsorted(self.text_routes, np.arange(self.n_routes + 1))]
+
+    @cached_property
+    def _cluster_starts(self) -> Indices:
+        return np.searchsorted(self.cluster_routes, np.arange(self.n_routes))
 
     def evidence(self, vectors: Vectors) -> Evidence:
         """Weigh texts against every route: float64 [n, n_routes, 4], in the order of the module's list."""
@@ -75,7 +89,7 @@ class Classifier:
         cosines = vectors @ self.texts.T
         values = apply_kernel(cosines) @ self.duals + self.offsets
         result[:, :, LINEAR] = self._linear(vectors)
-        starts = np.searchsorted(self.text_routes, np.arange(self.n_routes + 1))
+        starts = self._starts
         for route in range(self.n_routes):
             result[:, route, NEAREST] = mean_of_largest(cosines[:, starts[route] : starts[route + 1]])
         result[:, :, KERNEL] = values[:, :-1]
@@ -97,13 +111,22 @@ class Classifier:
 
     def _linear(self, vectors: Vectors) -> Evidence:
         logits = (vectors @ self.weights.T + self.biases).astype(np.float64)
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        powers /= powers.sum(axis=1, keepdims=True)
-        starts = np.searchsorted(self.cluster_routes, np.arange(self.n_routes))
-        sums = np.add.reduceat(powers, starts, axis=1)
-        probabilities = np.clip(sums, MIN_PROBABILITY, 1 - MIN_PROBABILITY)
-        odds: Evidence = np.log(probabilities / (1 - probabilities))
-        return odds
+        return log_odds(np.add.reduceat(soft_max(logits), self._cluster_starts, axis=1))
+
+
+def soft_max(logits: Evidence) -> Evidence:
+    """Return shares that add up to 1 in each row: [n, m] from [n, m]."""
+    powers: Evidence = np.exp(logits - logits.max(axis=1, keepdims=True))
+    powers /= powers.sum(axis=1, keepdims=True)
+    return powers
+
+
+def log_odds(probabilities: Evidence) -> Evidence:
+    """Return the logit of each value, 0–1; finite."""
+    # Both are clip's work, at a third of its time for a few values.
+    clipped = np.minimum(np.maximum(probabilities, MIN_PROBABILITY), 1 - MIN_PROBABILITY)
+    odds: Evidence = np.log(clipped / (1 - clipped))
+    return odds
 
 
 def apply_kernel(cosines: Vectors) -> Vectors:
@@ -125,5 +148,5 @@ def mean_of_largest(cosines: Vectors) -> Vectors:
     """Average the `N_NEAREST` largest values of each row, or all when there are fewer."""
     count = min(N_NEAREST, cosines.shape[1])
     largest: Vectors = np.partition(cosines, -count, axis=1)[:, -count:]
-    means: Vectors = largest.mean(axis=1)
+    means: Vectors = largest.sum(axis=1) / np.float32(count)
     return means

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from router.classifier import MIN_PROBABILITY, OUTSIDE, Evidence, Indices
+from router.classifier import OUTSIDE, Evidence, Indices, log_odds, soft_max
 
 Weights = npt.NDArray[np.float16]
 Counted = tuple[Indices, Indices]
@@ -71,11 +71,7 @@ class Lexical:
         for row, text in enumerate(texts):
             buckets, values = weigh_features(text, self.rarities)
             logits[row] = self.weights[:, buckets].astype(np.float32) @ values + self.biases
-        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        shares = (powers / powers.sum(axis=1, keepdims=True))[:, :-1]
-        probabilities = np.clip(shares, MIN_PROBABILITY, 1 - MIN_PROBABILITY)
-        odds: Evidence = np.log(probabilities / (1 - probabilities))
-        return odds
+        return log_odds(soft_max(logits)[:, :-1])
 
     def to_arrays(self) -> dict[str, npt.NDArray[np.generic]]:
         """Return every array by name, for `from_arrays`."""

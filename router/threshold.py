@@ -45,7 +45,7 @@ class Gate:
 
 def squash(logits: Scores) -> Scores:
     """Map the real line to 0–1."""
-    result: Scores = 1.0 / (1.0 + np.exp(-np.clip(logits, -30.0, 30.0)))
+    result: Scores = 1.0 / (1.0 + np.exp(-np.minimum(np.maximum(logits, -30.0), 30.0)))
     return result
 
 
