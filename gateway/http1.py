@@ -18,7 +18,6 @@ from urllib.parse import urlsplit
 import httptools
 
 from .errors import BackendError, BackendTimeout, BackendUnavailable
-from .plain_socket import PlainSocket, connected, numeric
 
 __all__ = ["HttpClient", "Response"]
 
@@ -105,15 +104,10 @@ class HttpClient:
     async def _connect(self, origin: str, until_s: float) -> _Connection:
         loop = asyncio.get_running_loop()
         host, port, context = _address(origin)
-        number = numeric(host, port) if context is None else None
         patient_until_s = loop.time() + self._connect_s
-        connection, by_s = _Connection(loop), min(patient_until_s, until_s)
         try:
-            if number is not None:
-                PlainSocket(loop, await connected(loop, *number, by_s), connection)
-            else:
-                async with asyncio.timeout_at(by_s):
-                    await loop.create_connection(lambda: connection, host, port, ssl=context)
+            async with asyncio.timeout_at(min(patient_until_s, until_s)):
+                _, connection = await loop.create_connection(lambda: _Connection(loop), host, port, ssl=context)
         except TimeoutError as error:
             if until_s <= patient_until_s:
                 raise _too_long() from error
@@ -324,7 +318,7 @@ class _Connection(asyncio.Protocol):
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self.fail(BackendUnavailable(f"The backend does not speak HTTP: {error}"))
-        if self._unread_bytes > _HIGH_WATER_BYTES and not self._paused and self._transport is not None:
+        if self._unread_bytes > _HIGH_WATER_BYTES and self._body and not self._paused and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
         self._wake()

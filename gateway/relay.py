@@ -100,11 +100,9 @@ class Answer:
             BackendError: the backend failed, refused or ran out of time.
         """
         aggregate = Aggregate(self._request.shape)
-        try:
-            while events := await self._read():
-                aggregate.add(events)
-        finally:
-            self._count(aggregate.timings)
+        while events := await self._read():
+            aggregate.add(events)
+        self._count(aggregate.timings)
         return aggregate.body(self._lease.expert, self.facts)
 
     async def read(self) -> bytes:
@@ -115,15 +113,13 @@ class Answer:
         if self.outcome.error is not None:
             return b""
         try:
-            events = await self._read()
+            if events := await self._read():
+                return self._mark(events)
+            self._count(self._last_timings())
         except GatewayError as error:
             self.outcome.error = error.code
-            events = error_event(error, self._request.shape)
-        else:
-            if events:
-                return self._mark(events)
-        self._count(self._last_timings())
-        return events
+            return error_event(error, self._request.shape)
+        return b""
 
     async def aclose(self) -> None:
         """Stop the generation if it still runs, and give the lease back; idempotent."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import struct
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+import uvloop
 
 from gateway.errors import BackendTimeout, BackendUnavailable
 from gateway.http1 import HttpClient, Response
@@ -61,12 +63,11 @@ class Server:
         return True
 
 
-@pytest.fixture(params=["127.0.0.1", "localhost"], ids=["number", "name"])
-async def server(request: pytest.FixtureRequest) -> AsyncIterator[Server]:
-    """By its number it is reached over a ``PlainSocket``, by name over the event loop's own transport."""
+@pytest.fixture
+async def server() -> AsyncIterator[Server]:
     scripted = Server()
     listening = await asyncio.start_server(scripted.serve, "127.0.0.1", 0)
-    scripted.url = f"http://{request.param}:{listening.sockets[0].getsockname()[1]}"
+    scripted.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
     yield scripted
     listening.close()
 
@@ -108,7 +109,7 @@ async def test_a_whole_answer(client: HttpClient, server: Server, script: list[S
     assert (response.status, response.content_type) == (200, "text/plain")
     assert await read(response) == b"hello"
     head, _, body = server.requests[0].partition(b"\r\n\r\n")
-    assert head.startswith(b"POST /path?a=b HTTP/1.1\r\nHost: " + server.url.removeprefix("http://").encode())
+    assert head.startswith(b"POST /path?a=b HTTP/1.1\r\nHost: 127.0.0.1:")
     assert b"\r\nX-A: b" in head
     assert body == b"{}"
 
@@ -185,7 +186,7 @@ async def test_what_comes_slowly_is_no_silence(client: HttpClient, server: Serve
 
 
 async def test_nobody_listening_is_unavailable(client: HttpClient, server: Server) -> None:
-    server.url = server.url.rsplit(":", 1)[0] + ":1"
+    server.url = "http://127.0.0.1:1"
     with pytest.raises(BackendUnavailable, match="cannot be reached"):
         await ask(client, server)
 
@@ -206,6 +207,33 @@ async def test_a_server_that_leaves_while_it_is_written_to_is_unavailable(client
         url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/"
         with pytest.raises(BackendUnavailable, match="broke"):
             await client.request("POST", url, headers={}, body=bytes(50_000_000), silence_s=20.0)
+
+
+def test_a_reset_right_behind_a_piece_is_noticed_on_the_gateways_own_loop() -> None:
+    async def leave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(CHUNKED + b"5\r\nhello\r\n")
+        await asyncio.sleep(0.05)
+        writer.write(b"5\r\nworld\r\n")
+        own = writer.get_extra_info("socket")
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # closing resets
+        writer.transport.abort()
+
+    async def run() -> None:
+        async with await asyncio.start_server(leave, "127.0.0.1", 0) as listening:
+            client = HttpClient()
+            url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}/"
+            response = await client.request("GET", url, headers={}, silence_s=20.0)
+            with pytest.raises(BackendUnavailable, match="broke"):
+                await read(response)
+
+    uvloop.run(run())
+
+
+async def test_headers_without_end_are_silence(client: HttpClient, server: Server) -> None:
+    server.scripts = [[OK + b"X-Long: " + b"x" * 1_200_000, "hang"]]
+    with pytest.raises((BackendTimeout, BackendUnavailable)):
+        await asyncio.wait_for(ask(client, server, silence_s=0.3), 10)
 
 
 async def test_ipv6_by_number(client: HttpClient) -> None:
