@@ -67,7 +67,7 @@ def read_examples(path: Path, *, further: bool | None = None) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8").split("\n")  # not splitlines: a text may hold U+2028
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from error
+        raise ConfigError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     texts: list[str] = []
     for number, line in enumerate(lines, 1):
         if not line.strip():

@@ -16,7 +16,9 @@ from typing import Any
 
 import yaml
 
+from gateway.errors import ConfigError
 from gateway.experts import check_name
+from gateway.routing import FURTHER, read_examples
 from training.dataset import check_file, load_questions
 from training.dataset_format import load_dataset
 from training.dataset_row import Row
@@ -73,13 +75,14 @@ def create_expert(new: NewExpert, *, experts_path: Path, data_dir: Path) -> Crea
     rows = check_file(new.data, terms=terms, questions=given, cutoff_tokens=None)
     if not given:
         rows, given = _hold_out(new.data, rows)
-    examples = _examples(new, rows)
+    examples, further = _examples(new, rows)
     staging = data_dir / f".{new.name}.tmp"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     write_json(staging / ROWS_FILE, [_alpaca(row) for row in rows])
-    _write_lines(staging / QUESTIONS_FILE, "question", given)
-    _write_lines(staging / EXAMPLES_FILE, "text", examples)
+    _write_lines(staging / QUESTIONS_FILE, [{"question": text} for text in given])
+    marked = [{"text": text, FURTHER: True} for text in further]
+    _write_lines(staging / EXAMPLES_FILE, [{"text": text} for text in examples] + marked)
     _take_place(staging, folder)
     _enter(new, experts_path, folder)
     return Created(folder, len(rows), len(given), tuple(_notes(len(given), len(examples))))
@@ -132,17 +135,14 @@ def _hold_out(path: Path, rows: Sequence[Row]) -> tuple[list[Row], list[str]]:
     return [rows[place] for place in split.train], questions
 
 
-def _examples(new: NewExpert, rows: Sequence[Row]) -> list[str]:
-    """Return texts that the router learns the topic from."""
+def _examples(new: NewExpert, rows: Sequence[Row]) -> tuple[list[str], list[str]]:
+    """Return texts that the router learns the topic from, and further ones that it calibrates nothing on."""
     if new.examples is None:
-        return list(dict.fromkeys(row.questions[0] for row in rows))
-    texts = []
-    for number, line in enumerate(new.examples.read_text(encoding="utf-8").splitlines(), 1):
-        try:
-            texts.append(str(json.loads(line)["text"]))
-        except (ValueError, KeyError, TypeError) as error:
-            raise DatasetError(f'{new.examples}: line {number}: an object like {{"text": "…"}} is expected') from error
-    return texts
+        return list(dict.fromkeys(row.questions[0] for row in rows)), []
+    try:
+        return read_examples(new.examples, further=False), read_examples(new.examples, further=True)
+    except ConfigError as error:
+        raise DatasetError(str(error)) from error
 
 
 def _alpaca(row: Row) -> dict[str, Any]:
@@ -153,8 +153,8 @@ def _alpaca(row: Row) -> dict[str, Any]:
     }
 
 
-def _write_lines(path: Path, key: str, texts: Sequence[str]) -> None:
-    write_text(path, "".join(json.dumps({key: text}, ensure_ascii=False) + "\n" for text in texts))
+def _write_lines(path: Path, lines: Sequence[dict[str, Any]]) -> None:
+    write_text(path, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
 def _enter(new: NewExpert, experts_path: Path, folder: Path) -> None:

@@ -16,7 +16,7 @@ from unit.router.word_embedder import WordEmbedder, examples, negatives
 
 from gateway.errors import ConfigError
 from gateway.experts import Expert, load_expert
-from gateway.routing import RouterFactory, Source
+from gateway.routing import RouterFactory, Source, draw_passages
 from gateway.routing import _keep_newest as keep_newest
 from router import ApartFitter, FittedRouter, Reference, fit
 
@@ -55,6 +55,15 @@ def test_a_mistake_is_named(
 ) -> None:
     with pytest.raises(ConfigError, match=complaint):
         factory.check([expert("baking", "bake bread", "knead dough"), expert("cycling", *texts)])
+
+
+def test_of_many_answers_the_same_part_teaches_whatever_the_others_are() -> None:
+    answers = [f"answer {number}" for number in range(400)]
+    drawn = draw_passages(answers)
+    assert len(drawn) == len(set(drawn)) == 150
+    assert draw_passages([*reversed(answers), *answers]) == drawn
+    kept = draw_passages(answers[1:])
+    assert len(set(drawn) - set(kept)) == (answers[0] in drawn)
 
 
 def test_what_cannot_be_prepared_is_said_by_what_needs_it(

@@ -108,12 +108,13 @@ def test_the_formats_of_others_become_what_router_and_trainer_read(folder: Folde
 
 def test_given_questions_and_examples_are_taken_and_no_row_is_held_out(folder: Folder) -> None:
     (folder.path / "asked.jsonl").write_text('{"question": "Is peat needed?"}\n', encoding="utf-8")
-    (folder.path / "routes.jsonl").write_text('{"text": "peat?"}\n', encoding="utf-8")
+    routes = '{"text": "peat?"}\n{"text": "Ramsons? Where?", "further": true}\n'
+    (folder.path / "routes.jsonl").write_text(routes, encoding="utf-8")
     given = ["--questions", str(folder.path / "asked.jsonl"), "--examples", str(folder.path / "routes.jsonl")]
     assert folder.new(*given) == 0
     assert len(load_rows(folder.expert / "dataset.json")) == 20
     assert load_questions(folder.expert / "questions.jsonl") == ["Is peat needed?"]
-    assert (folder.expert / "examples.jsonl").read_text(encoding="utf-8") == '{"text": "peat?"}\n'
+    assert (folder.expert / "examples.jsonl").read_text(encoding="utf-8") == routes
 
 
 @pytest.mark.parametrize(
@@ -147,7 +148,7 @@ def test_what_stands_in_its_place_is_never_overwritten(folder: Folder, capsys: p
 
 def test_a_file_that_is_not_there_is_one_line(folder: Folder, capsys: pytest.CaptureFixture[str]) -> None:
     assert folder.new("--examples", str(folder.path / "gone.jsonl")) == 2
-    assert capsys.readouterr().err.endswith("gone.jsonl: No such file or directory\n")
+    assert capsys.readouterr().err.endswith("gone.jsonl: cannot be read: No such file or directory\n")
     assert not folder.expert.exists()
 
 
