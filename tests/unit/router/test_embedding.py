@@ -46,6 +46,13 @@ def test_a_damaged_directory_is_an_embedding_error(folder: Path, name: str) -> N
         OnnxEmbedder(folder)
 
 
+@pytest.mark.parametrize(("finetuned", "remedy"), [(False, "export it again"), (True, "fine-tune it again")])
+def test_one_of_another_format_says_how_to_make_it_again(folder: Path, finetuned: bool, remedy: str) -> None:
+    edit_manifest(folder, format=FORMAT - 1, finetuned=finetuned)
+    with pytest.raises(EmbeddingError, match=remedy):
+        OnnxEmbedder(folder)
+
+
 def test_an_exported_directory_is_used_as_it_is(folder: Path, tmp_path: Path) -> None:
     assert ensure_encoder(folder, tmp_path / "cache") == folder
     assert not (tmp_path / "cache").exists()
