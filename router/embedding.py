@@ -212,9 +212,7 @@ def _read_manifest(model_dir: Path) -> dict[str, Any]:
         raise EmbeddingError(f"{path} is not an exported encoder ({type(error).__name__}: {error})") from error
     if not complete:
         remedy = "fine-tune it again (router fit --finetune)" if manifest.get("finetuned") else "export it again"
-        raise EmbeddingError(
-            f"{path} has format {manifest['format']!r}, this version reads format {FORMAT}: {remedy}"
-        )
+        raise EmbeddingError(f"{path} has format {manifest['format']!r}, this version reads format {FORMAT}: {remedy}")
     for name, digest in found.items():
         if digest != expected.get(name):
             raise EmbeddingError(
