@@ -27,8 +27,10 @@ def event_data(event: bytes) -> Any:
         data = event[6:].strip()
     else:
         data = b"\n".join(line[5:].strip() for line in event.split(b"\n") if line.startswith(b"data:"))
-    if data in (b"", b"[DONE]"):
-        return None
+    return None if data in (b"", b"[DONE]") else _from_json(data)
+
+
+def _from_json(data: bytes) -> Any:
     try:
         return from_json(data)
     except ValueError as error:
@@ -189,11 +191,7 @@ class _Alike:
             BackendUnavailable: they are not what JSON allows in a string.
         """
         if self._texts:
-            text = b'"%b"' % b"".join(self._texts)
-            try:
-                self._target[self._key] += from_json(text)
-            except ValueError as error:
-                raise BackendUnavailable(f"The backend sent an event that is not JSON: {text[:200]!r}") from error
+            self._target[self._key] += _from_json(b'"%b"' % b"".join(self._texts))
 
 
 def _add_delta(message: dict[str, Any], delta: dict[str, Any]) -> None:
