@@ -1,4 +1,4 @@
-"""What stands between client and engine in the overhead benchmark: nothing, nginx, a bare relay, LiteLLM, Pointsman;
+"""What stands between client and engine in the overhead benchmark: nothing, nginx, two bare relays, LiteLLM, Pointsman;
 over one mock.
 
 Knows nothing of what is measured.
@@ -29,6 +29,7 @@ LITELLM = "litellm[proxy]==1.106.12"
 
 __all__ = [
     "bare_relay",
+    "fastapi_relay",
     "gateway_over_mock",
     "keep_apart",
     "litellm",
@@ -101,12 +102,21 @@ def nginx(upstream: int) -> Iterator[int | None]:
             yield port
 
 
-@contextlib.contextmanager
-def bare_relay(upstream: int) -> Iterator[int]:
+def bare_relay(upstream: int, encoder: Path | None = None) -> contextlib.AbstractContextManager[int]:
     """See bare_relay.py."""
+    return _relay("bare_relay.py", upstream, *([str(encoder)] if encoder else []))
+
+
+def fastapi_relay(upstream: int) -> contextlib.AbstractContextManager[int]:
+    """See fastapi_relay.py."""
+    return _relay("fastapi_relay.py", upstream)
+
+
+@contextlib.contextmanager
+def _relay(name: str, upstream: int, *rest: str) -> Iterator[int]:
     port = serving.free_port("127.0.0.1")
-    script = str(Path(__file__).with_name("bare_relay.py"))
-    with running([sys.executable, script, str(port), str(upstream)], f"http://127.0.0.1:{port}/health"):
+    script = str(Path(__file__).with_name(name))
+    with running([sys.executable, script, str(port), str(upstream), *rest], f"http://127.0.0.1:{port}/health"):
         yield port
 
 
