@@ -171,7 +171,7 @@ def report(
     for fault in tally.faults[:20]:
         print("FAULT", fault)
     unexpected = [line for line in log.splitlines() if "Traceback" in line or "unexpected failure" in line]
-    back_s = max((recovery.back_s for recovery in chaos.recoveries), default=0.0)
+    back_s = max((recovery.noticed_s + recovery.back_s for recovery in chaos.recoveries), default=0.0)
     reached = {
         "no_fault": not tally.faults,
         "recovered_in_time": back_s <= start_s + RECOVERY_S,

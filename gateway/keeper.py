@@ -220,13 +220,17 @@ class Keeper:
         await _first_of(self._failed.wait(), self._until_unhealthy(probes=True), *ended)
 
     async def _until_unhealthy(self, *, probes: bool) -> None:
-        config, misses, probed_s = self.member.config, 0, time.monotonic()
+        config, backend, misses, probed_s = self.member.config, self.member.backend, 0, time.monotonic()
+        rest_s = config.health_every_s
         while misses < _MISSES:
-            await asyncio.sleep(config.health_every_s)
-            healthy = await self.member.backend.is_healthy(timeout_s=config.health_timeout_s)
-            misses = 0 if healthy else misses + 1
+            await asyncio.sleep(rest_s)
+            asked_s = time.monotonic()
+            healthy = await backend.is_healthy(timeout_s=config.health_timeout_s)
             now = time.monotonic()
-            if probes and healthy and 0 < config.probe_every_s <= now - max(probed_s, self.member.backend.last_event_s):
+            rest_s = max(0.0, asked_s + config.health_every_s - now)
+            # What is generating is no more hung for answering late, on a machine where all is late.
+            misses = 0 if healthy or backend.last_event_s > asked_s else misses + 1
+            if probes and healthy and 0 < config.probe_every_s <= now - max(probed_s, backend.last_event_s):
                 probed_s = now
                 if not await self._generates():
                     log.error("backend generates nothing", extra={"backend": self.member.backend.name})

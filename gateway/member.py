@@ -33,7 +33,7 @@ class EngineConfig:
     start_s: float = 120.0
     stall_s: float = 120.0
     health_every_s: float = 1.0
-    health_timeout_s: float = 3.0
+    health_timeout_s: float = 1.2
     """For one answer to ``/health``, which llama-server gives from a thread of its own, however busy it is."""
     probe_every_s: float = 60.0
     """An idle backend must generate a token so often; 0: never asked."""

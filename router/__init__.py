@@ -17,7 +17,7 @@ from router.overlap import Overlap, find_overlap
 from router.reference import Neighbour, Reference, load_reference
 from router.report import render_report
 from router.router import Router
-from router.types import Reason, RouteDecision
+from router.types import Reason, RouteDecision, Turn
 
 __all__ = [
     "ApartFitter",
@@ -40,6 +40,7 @@ __all__ = [
     "Router",
     "RouterError",
     "Split",
+    "Turn",
     "check_examples",
     "decide_all",
     "ensure_encoder",

@@ -18,7 +18,7 @@ from router.calibrate import area_under_curve
 from router.errors import RouterError
 from router.router import Router
 from router.threshold import Scores
-from router.types import RouteDecision
+from router.types import RouteDecision, Turn
 
 FALLBACK = "base"
 """Stands for "no route" in the confusion matrix."""
@@ -33,8 +33,13 @@ Flags = npt.NDArray[np.bool_]
 class Labelled:
     """What should be decided: user turns, oldest first, and the route of the last one, None for none."""
 
-    turns: tuple[str, ...]
+    turns: tuple[Turn, ...]
     route: str | None
+
+    @property
+    def text(self) -> str:
+        """All that the user said, to fit on."""
+        return "\n".join(turn.text for turn in self.turns)
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,8 @@ class Decided:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values: one line of a file of decisions."""
         turns, decision = self.labelled.turns, self.decision
-        asked: dict[str, Any] = {"text": turns[0]} if len(turns) == 1 else {"turns": turns}
+        texts = [turn.text for turn in turns]
+        asked: dict[str, Any] = {"text": texts[0]} if len(texts) == 1 else {"turns": texts}
         return {
             **asked,
             "expert": self.labelled.route,
@@ -181,7 +187,7 @@ def summarise(decided: Sequence[Decided], routes: Sequence[str], threshold: floa
         latency_ms={"p50": float(np.quantile(ms, 0.5)), "p95": float(np.quantile(ms, 0.95))},
         mistakes=[
             {
-                "text": row.labelled.turns[-1],
+                "text": row.labelled.turns[-1].text,
                 "turns": len(row.labelled.turns),
                 "expected": row.expected,
                 "decided": row.named,

@@ -26,6 +26,8 @@ class Draw(IntEnum):
     SWITCHES = auto()
     ANCHOR = auto()
     ROUTE = auto()
+    ECHOES = auto()
+    REPLY = auto()
 
 
 Lots = npt.NDArray[np.uint64]

@@ -6,7 +6,7 @@ Joins the encoder, the fitted classifier and the conversation rules; owns no rul
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 
@@ -18,7 +18,9 @@ from router.embedding import Embedder, Vectors
 from router.errors import RouterError
 from router.explain import Explanation, explain_decision
 from router.reference import Neighbour, Reference
-from router.types import RouteDecision
+from router.types import RouteDecision, Turn
+
+REMEMBERED_REPLIES = 1024
 
 
 class Router:
@@ -60,6 +62,7 @@ class Router:
         self._max_batch = max_batch
         # Not a method: a router that refers to itself would stay in memory until Python's collector comes.
         encode = partial(_encode, fitted, embedder)
+        self._likeness = lru_cache(maxsize=REMEMBERED_REPLIES)(fitted.witnesses.lexical.likeness)
         self._batcher: Batcher[Encoded] = Batcher(encode, max_batch=max_batch, cache_size=cache_size, workers=workers)
 
     @property
@@ -72,27 +75,28 @@ class Router:
         """The score a text must reach, 0–1."""
         return self._fitted.threshold
 
-    async def decide(self, turns: Sequence[str]) -> RouteDecision:
+    async def decide(self, turns: Sequence[Turn | str]) -> RouteDecision:
         """Decide where the last user turn of a conversation belongs.
 
         Args:
-            turns: the user turns, oldest first; only the last `MAX_TURNS` count, and empty ones do not.
-                Without any, the decision is the fallback.
+            turns: the user turns, oldest first, a text where no reply is known; only the last `MAX_TURNS` count, and
+                empty ones do not. Without any, the decision is the fallback.
 
         Raises:
             EmbeddingError: the encoder failed on one of the texts, or the router is closed.
         """
-        given = [turn for turn in turns if turn.strip()][-MAX_TURNS:] or [""]
         # What is read alike is decided and remembered alike, however it was typed.
-        recent = [self._embedder.normalise(turn) for turn in given]
-        encoded, cached = await self._batcher.get(recent)
-        known = dict(zip(recent, encoded, strict=True))
-        while (joint := self._fitted.policy.missing(recent, known)) is not None:
+        recent = [Turn(self._embedder.normalise(text), reply) for text, reply in _as_turns(turns)[-MAX_TURNS:]]
+        texts = [turn.text for turn in recent]
+        encoded, cached = await self._batcher.get(texts)
+        known = dict(zip(texts, encoded, strict=True))
+        policy, likeness = self._fitted.policy, self._likeness
+        while (joint := policy.missing(recent, known, likeness)) is not None:
             (known[joint],), joint_cached = await self._batcher.get([joint])
             cached = cached and joint_cached
-        return self._fitted.policy.decide(recent, known, cached=cached)
+        return policy.decide(recent, known, likeness, cached=cached)
 
-    async def explain(self, turns: Sequence[str], *, nearest: int = 5) -> Explanation:
+    async def explain(self, turns: Sequence[Turn | str], *, nearest: int = 5) -> Explanation:
         """Decide as `decide` does, and say what the decision rests on.
 
         Args:
@@ -103,7 +107,7 @@ class Router:
             ArtifactError: the labelled texts cannot be read.
         """
         decision = await self.decide(turns)
-        last = next((turn for turn in reversed(turns) if turn.strip()), "")
+        last = _as_turns(turns)[-1].text
         (turn,), _ = await self._batcher.get([self._embedder.normalise(last)])
         found = await self._batcher.run(lambda _: self._nearest(turn, nearest), [])
         return explain_decision(decision, turn, self._fitted.policy.gate, self.routes, found)
@@ -134,6 +138,18 @@ class Router:
 
     def _embed_piece(self, texts: Sequence[str]) -> tuple[Vectors, int]:
         return self._embedder.embed(texts), self._embedder.count_tokens(texts)
+
+
+def _as_turns(turns: Sequence[Turn | str]) -> list[Turn]:
+    """Leave out the empty ones, though not what was answered to them; one empty turn where there are no others."""
+    found, replies = list[Turn](), list[str]()
+    for turn in turns:
+        text, reply = turn if isinstance(turn, Turn) else (turn, "")
+        replies.append(reply)
+        if text.strip():
+            found.append(Turn(text, "\n".join(filter(None, replies))))
+            replies.clear()
+    return found or [Turn("")]
 
 
 def _encode(fitted: FittedRouter, embedder: Embedder, texts: Sequence[str]) -> list[Encoded]:

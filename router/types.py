@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class Reason(StrEnum):
@@ -18,6 +19,15 @@ class Reason(StrEnum):
 
     FALLBACK = "fallback"
     """Nothing qualified: no route."""
+
+
+class Turn(NamedTuple):
+    """What a user said."""
+
+    text: str
+
+    reply: str = ""
+    """What was answered before it, since the user's turn before; empty where nothing was, or nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,11 +29,14 @@ class Scripted:
         self.experts = frozenset({"base"})
         self.cache_prompt = True
         self.probes = 0
+        self.misses = self.checks = 0
 
     def expect(self, paths: Any, scales: Any) -> None: ...
 
     async def is_healthy(self, timeout_s: float = 2.0) -> bool:
-        return self.healthy
+        self.checks += 1
+        missed, self.misses = self.misses > 0, max(0, self.misses - 1)
+        return self.healthy and not missed
 
     async def load_props(self) -> Props:
         self.props = Props(slots=2, n_ctx=100, chat_template="", alias="x", build="b")
@@ -79,6 +82,25 @@ async def world() -> AsyncIterator[World]:
     made = World()
     yield made
     await made.keeper.stop()
+
+
+async def test_one_that_does_not_answer_goes_down_unless_it_is_generating(world: World) -> None:
+    await world.serve()
+    world.backend.last_event_s = time.monotonic() + 1000.0
+    world.backend.healthy = False
+    await asyncio.sleep(0.05)
+    assert world.told == ["up"]
+    world.backend.last_event_s = time.monotonic()
+    await world.until(lambda: world.told == ["up", "down"])
+
+
+async def test_one_health_check_that_fails_is_a_hiccup(world: World) -> None:
+    await world.serve()
+    for checked in range(10, 100, 10):
+        await world.until(lambda checked=checked: world.backend.checks >= checked)  # type: ignore[misc]
+        world.backend.misses = 1
+    await world.until(lambda: world.backend.checks >= 110)
+    assert world.told == ["up"]
 
 
 async def test_an_idle_backend_that_generates_nothing_goes_down_though_it_looks_healthy(world: World) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from unit.router.word_embedder import WordEmbedder
 
-from router import EmbeddingError, FittedRouter, Reason, Router, RouterError
+from router import EmbeddingError, FittedRouter, Reason, Router, RouterError, Turn
 from router.conversation import MAX_TURNS
 
 GARDEN = "please help with the compost and mulch of a seedling hedge"
@@ -35,6 +35,18 @@ async def test_without_text_the_decision_is_the_fallback(
 ) -> None:
     router = Router(fitted, embedder)
     assert (await router.decide(turns)).route is None
+    await router.aclose()
+
+
+async def test_a_turn_that_takes_up_the_reply_stays_where_it_is(fitted: FittedRouter, embedder: WordEmbedder) -> None:
+    router = Router(fitted, embedder)
+    reply = "the president plays guitar for tax, and so does the hedge"
+    assert (await router.decide([GARDEN, OTHER])).route is None
+    assert (await router.decide([GARDEN, Turn(OTHER, "mulch it in autumn")])).route is None
+    found = await router.decide([GARDEN, Turn(OTHER, reply)])
+    assert (found.route, found.reason) == ("garden", Reason.STICKY)
+    assert (await router.decide([GARDEN, Turn("  ", reply), OTHER])).route == "garden"  # answered to an empty turn
+    assert (await router.decide([OTHER, Turn(OTHER, reply)])).route is None
     await router.aclose()
 
 
