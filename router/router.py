@@ -20,7 +20,9 @@ from router.explain import Explanation, explain_decision
 from router.reference import Neighbour, Reference
 from router.types import RouteDecision, Turn
 
-REMEMBERED_REPLIES = 1024
+REMEMBERED_REPLIES = 256
+REPLY_CHARACTERS = 2000
+"""Of a longer reply, head and tail are read, half each: it is read on the event loop."""
 
 
 class Router:
@@ -86,7 +88,7 @@ class Router:
             EmbeddingError: the encoder failed on one of the texts, or the router is closed.
         """
         # What is read alike is decided and remembered alike, however it was typed.
-        recent = [Turn(self._embedder.normalise(text), reply) for text, reply in _as_turns(turns)[-MAX_TURNS:]]
+        recent = [Turn(self._embedder.normalise(text), _cut(reply)) for text, reply in _as_turns(turns)[-MAX_TURNS:]]
         texts = [turn.text for turn in recent]
         encoded, cached = await self._batcher.get(texts)
         known = dict(zip(texts, encoded, strict=True))
@@ -150,6 +152,11 @@ def _as_turns(turns: Sequence[Turn | str]) -> list[Turn]:
             found.append(Turn(text, "\n".join(filter(None, replies))))
             replies.clear()
     return found or [Turn("")]
+
+
+def _cut(reply: str) -> str:
+    half = REPLY_CHARACTERS // 2
+    return reply if len(reply) <= REPLY_CHARACTERS else f"{reply[:half]} {reply[-half:]}"
 
 
 def _encode(fitted: FittedRouter, embedder: Embedder, texts: Sequence[str]) -> list[Encoded]:
