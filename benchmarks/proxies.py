@@ -1,5 +1,5 @@
-"""What stands between client and engine in the overhead benchmark: nothing, nginx, two bare relays, LiteLLM, Pointsman;
-over one mock.
+"""What stands between client and engine in the overhead benchmark: nothing, nginx, a bare relay, one on FastAPI,
+LiteLLM, Pointsman; over one mock.
 
 Knows nothing of what is measured.
 """

@@ -12,9 +12,8 @@ import numpy as np
 
 from gateway.base import Kind, default_cache_dir, resolve
 from gateway.routing import Source
-from gateway.schemas import route_turns
 from gateway.settings import Settings
-from router import Embedder, FittedRouter, OnnxEmbedder, RouteDecision, Turn, ensure_encoder
+from router import Embedder, FittedRouter, OnnxEmbedder, RouteDecision, ensure_encoder
 from router.conversation import MAX_TURNS
 
 ROOT = Path(__file__).parents[1]
@@ -127,27 +126,23 @@ def expert_questions() -> dict[str, Labelled]:
     return {"questions of the experts": questions, **files, **unrelated}
 
 
-def conversations() -> list[tuple[list[Turn], str, str]]:
+def conversations() -> list[tuple[list[str], str, str]]:
     """Return held-out conversations: user turns, who must answer the last (an expert or "base"), file and kind."""
-    rows = [
-        ([Turn(text) for text in row["turns"]], row["expert"], "conversations")
-        for row in read_rows(DATA / "conversations.jsonl")
-    ]
+    rows = [(row["turns"], row["expert"], "conversations") for row in read_rows(DATA / "conversations.jsonl")]
     for name in ("multi_turn", "multi_turn_second"):
         for row in read_rows(DATA / f"{name}.jsonl"):
-            rows.append((list(route_turns(row)), row["expert"], f"{name}, {row['kind']}"))
+            turns = [message["content"] for message in row["messages"] if message["role"] == "user"]
+            rows.append((turns, row["expert"], f"{name}, {row['kind']}"))
     return rows
 
 
-def decide(fitted: FittedRouter, embedder: Embedder, turns: Sequence[Turn]) -> RouteDecision:
+def decide(fitted: FittedRouter, embedder: Embedder, turns: Sequence[str]) -> RouteDecision:
     """Decide about the last of some user turns, as the running gateway does."""
-    recent = [Turn(embedder.normalise(text), reply) for text, reply in turns[-MAX_TURNS:]]
-    texts = [turn.text for turn in recent]
-    known = dict(zip(texts, fitted.encode(texts, embedder.embed(texts)), strict=True))
-    likeness = fitted.witnesses.lexical.likeness
-    while (joint := fitted.policy.missing(recent, known, likeness)) is not None:
+    recent = [embedder.normalise(turn) for turn in turns[-MAX_TURNS:]]
+    known = dict(zip(recent, fitted.encode(recent, embedder.embed(recent)), strict=True))
+    while (joint := fitted.policy.missing(recent, known)) is not None:
         (known[joint],) = fitted.encode([joint], embedder.embed([joint]))
-    return fitted.policy.decide(recent, known, likeness)
+    return fitted.policy.decide(recent, known)
 
 
 def _normalise(text: str) -> str:

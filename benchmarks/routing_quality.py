@@ -9,8 +9,7 @@ Three questions, one table each:
    given at fitting (oos_train), only oos_val is measured on; else both are.
 2. The experts in experts/: fitted as the gateway fits them, measured on questions that were held out.
    With --finetune, the same again after the encoder was tuned on half of the examples; of CLINC150 one draw.
-3. Conversations about them: where does the last turn go? Beside it, what would be decided without the answers in
-   between, and what the last turn alone would say.
+3. Conversations about them: where does the last turn go? Beside it, what the last turn alone would say.
 
 The last line is one JSON object; `ratio` is our recall over semantic-router's with all examples and no negatives.
 
@@ -48,7 +47,7 @@ from serving import finish, print_table
 from sklearn.linear_model import LogisticRegression
 
 from gateway.settings import Settings
-from router import FittedRouter, OnnxEmbedder, Split, Turn, finetune, fit, split
+from router import FittedRouter, OnnxEmbedder, Split, finetune, fit, split
 from router.calibrate import area_under_curve, calibration_error
 
 ASKED = 0.05
@@ -159,7 +158,7 @@ def run_experts(fitted: FittedRouter, embedder: Remembering) -> dict[str, Any]:
     """The share of questions that reach their expert, and of the others that reach the base model."""
     rows, missed = [], []
     for source, labelled in expert_questions().items():
-        decided = [(text, label, decide(fitted, embedder, [Turn(text)]).route) for text, label in labelled]
+        decided = [(text, label, decide(fitted, embedder, [text]).route) for text, label in labelled]
         inside = [route == label for _, label, route in decided if label is not None]
         outside = [route is None for _, label, route in decided if label is None]
         rows.append((source, len(inside), f"{np.mean(inside):.1%}" if inside else "", len(outside),
@@ -192,20 +191,17 @@ def run_tuned_experts(given: argparse.Namespace) -> dict[str, Any]:
 
 
 def run_conversations(fitted: FittedRouter, embedder: Remembering) -> dict[str, Any]:
-    """Replay each conversation; one floor does not know the answers in between, the other only the last turn."""
-    found: dict[str, list[tuple[bool, ...]]] = {}
+    """Replay each conversation; the floor looks at the last turn alone."""
+    found: dict[str, list[tuple[bool, bool]]] = {}
     for turns, expert, kind in conversations():
-        asked = (turns, [Turn(turn.text) for turn in turns], turns[-1:])
-        route, *floors = (decide(fitted, embedder, known).route or "base" for known in asked)
-        found.setdefault(kind, []).append(tuple(named == expert for named in (route, *floors)))
+        route, alone = (decide(fitted, embedder, asked).route or "base" for asked in (turns, turns[-1:]))
+        found.setdefault(kind, []).append((route == expert, alone == expert))
         if route != expert:
-            print(f"  {expert} expected, {route}: {' / '.join(turn.text for turn in turns)}")
+            print(f"  {expert} expected, {route}: {' / '.join(turns)}")
     counts = {kind: [sum(column) for column in zip(*pairs, strict=True)] for kind, pairs in found.items()}
-    table = [[kind, len(found[kind]), *right] for kind, right in counts.items()]
-    header = ["conversations, the last turn", "asked", "right", "right without the answers", "right by that turn alone"]
-    print_table(header, table)
-    names = ("asked", "right", "right_unanswered", "right_alone")
-    return {kind: dict(zip(names, counted, strict=True)) for kind, *counted in table}
+    table = [[kind, len(found[kind]), right, alone] for kind, (right, alone) in counts.items()]
+    print_table(["conversations, the last turn", "asked", "right", "right by that turn alone"], table)
+    return {kind: {"asked": asked, "right": right, "right_alone": alone} for kind, asked, right, alone in table}
 
 
 def main() -> None:

@@ -155,7 +155,7 @@ async def _complete(scope: Scope, receive: Receive, send: Send, record: Record, 
     if gateway.label_log is not None:
         gateway.label_log.consider(selection, wanted.turns)
     if gateway.log_prompts:
-        record.extra["turns"] = [turn.text for turn in wanted.turns]
+        record.extra["turns"] = list(wanted.turns)
     if wanted.stream:
         await _stream(scope, receive, send, record, wanted, selection)
         return

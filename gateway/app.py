@@ -272,6 +272,7 @@ def _engine_config(settings: Settings, engine: EngineSettings, base: _Base | Non
         start_s=engine.start_s,
         stall_s=settings.limits.stall_s,
         probe_every_s=engine.probe_every_s,
+        health_timeout_s=engine.health_timeout_s,
         allow_unsafe_cache=engine.allow_unsafe_cache,
         at_once=at_once if launch is not None else engine.at_once or None,
         experts=frozenset(engine.experts) if engine.experts is not None else None,

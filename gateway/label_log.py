@@ -17,8 +17,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from router import Turn
-
 from .errors import ConfigError
 from .experts import BASE
 from .labelled import UNLABELLED
@@ -57,8 +55,8 @@ class LabelLog:
             raise ConfigError(f"router.label_log {path}: cannot be written: {error.strerror or error}") from error
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="label-log")
 
-    def consider(self, selection: Selection, turns: Sequence[Turn]) -> None:
-        """Keep the conversation if the router decided about it and the score was near the threshold. Does not block."""
+    def consider(self, selection: Selection, turns: Sequence[str]) -> None:
+        """Keep the turns if the router decided about them and the score was near the threshold. Does not block."""
         if selection.score is None or selection.threshold is None:
             return
         if abs(selection.score - selection.threshold) <= self._band and self._free.acquire(blocking=False):
@@ -88,11 +86,11 @@ class LabelLog:
         return handle
 
 
-def _line(selection: Selection, turns: Sequence[Turn]) -> bytes:
-    said = [turn for turn in turns if turn.text.strip()][-MAX_TURNS:]
-    asked: dict[str, Any] = {"text": _shorten(said[0].text)}
-    if len(said) > 1:
-        asked = {"messages": [message for turn in said for message in _messages(turn)]}
+def _line(selection: Selection, turns: Sequence[str]) -> bytes:
+    texts = [_shorten(turn) for turn in turns if turn.strip()][-MAX_TURNS:]
+    asked: dict[str, Any] = {"text": texts[0]}
+    if len(texts) > 1:
+        asked = {"messages": [{"role": "user", "content": text} for text in texts]}
     best = max(selection.scores, key=lambda name: selection.scores[name], default=BASE)
     facts = {
         "expert": UNLABELLED,
@@ -103,11 +101,6 @@ def _line(selection: Selection, turns: Sequence[Turn]) -> bytes:
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
     return json.dumps({**asked, **facts}, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
-
-
-def _messages(turn: Turn) -> list[dict[str, str]]:
-    spoken = [("assistant", turn.reply), ("user", turn.text)]
-    return [{"role": role, "content": _shorten(text)} for role, text in spoken if text]
 
 
 def _shorten(text: str) -> str:

@@ -1,8 +1,7 @@
 """Reads labelled texts: JSON lines of ``{"text": …, "expert": name or null}``, or ``messages`` in place of ``text``.
 
-``null`` (or ``"base"``) says that no expert should get it. ``messages`` are OpenAI's; what the user said is labelled,
-and what was answered in between is read as the gateway reads it. Other keys are ignored, so that a line may carry
-remarks.
+``null`` (or ``"base"``) says that no expert should get it. ``messages`` are OpenAI's; their user turns count. Other
+keys are ignored, so that a line may carry remarks.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from router import Labelled, Turn
+from router import Labelled
 
 from .errors import ConfigError, InvalidRequest
 from .experts import BASE
@@ -48,7 +47,7 @@ def as_examples(rows: Sequence[Labelled]) -> tuple[dict[str, list[str]], list[st
     examples: dict[str, list[str]] = {}
     negatives: list[str] = []
     for row in rows:
-        (negatives if row.route is None else examples.setdefault(row.route, [])).append(row.text)
+        (negatives if row.route is None else examples.setdefault(row.route, [])).append("\n".join(row.turns))
     return examples, negatives
 
 
@@ -67,18 +66,21 @@ def _parse(line: str, place: str) -> Labelled:
         raise ConfigError(f'{place}: "expert" is {expert!r}; a name or null is expected')
     turns = _turns(row, place)
     try:
-        "".join(turn.text + turn.reply for turn in turns).encode("utf-8")
+        "".join(turns).encode("utf-8")
     except UnicodeEncodeError as error:
         raise ConfigError(f"{place}: it holds half of a surrogate pair, which is not text") from error
     return Labelled(turns, None if expert == BASE else expert)
 
 
-def _turns(row: dict[str, Any], place: str) -> tuple[Turn, ...]:
+def _turns(row: dict[str, Any], place: str) -> tuple[str, ...]:
     if "text" in row:
         if not isinstance(row["text"], str) or not row["text"].strip():
             raise ConfigError(f'{place}: "text" is {row["text"]!r}; a text that is not empty is expected')
-        return (Turn(row["text"]),)
+        return (row["text"],)
     try:
-        return route_turns({"messages": row["messages"]})
+        turns = tuple(turn for turn in route_turns({"messages": row["messages"]}) if turn.strip())
     except InvalidRequest as error:
         raise ConfigError(f"{place}: {error.message}") from error
+    if not turns:
+        raise ConfigError(f"{place}: no user turn of its messages holds a text")
+    return turns

@@ -35,6 +35,8 @@ class EngineConfig:
     health_every_s: float = 1.0
     health_timeout_s: float = 1.2
     """For one answer to ``/health``, which llama-server gives from a thread of its own, however busy it is."""
+    start_timeout_s: float = 3.0
+    """The same until it serves, when it may be loading a large model, beside another engine and a fit."""
     probe_every_s: float = 60.0
     """An idle backend must generate a token so often; 0: never asked."""
     allow_unsafe_cache: bool = False

@@ -9,7 +9,7 @@ import asyncio
 import json
 from typing import Any
 
-from router import Router, Turn
+from router import Router
 
 from .app import router_factory
 from .base import Kind, gguf_identity, resolve
@@ -54,7 +54,7 @@ def list_experts(settings: Settings, *, as_json: bool) -> int:
 def route_text(settings: Settings, turns: list[str], *, as_json: bool) -> int:
     """Show the decision for a conversation's user turns."""
     experts, rejected = scan(settings)
-    selection = asyncio.run(_select(settings, experts, rejected, [Turn(text) for text in turns]))
+    selection = asyncio.run(_select(settings, experts, rejected, turns))
     if as_json:
         print(json.dumps({**selection.facts(), "scores": dict(selection.scores), "threshold": selection.threshold}))
         return 0
@@ -65,7 +65,7 @@ def route_text(settings: Settings, turns: list[str], *, as_json: bool) -> int:
     return 0
 
 
-async def _select(settings: Settings, experts: dict[str, Expert], rejected: list[Rejected], turns: list[Turn]) -> Any:
+async def _select(settings: Settings, experts: dict[str, Expert], rejected: list[Rejected], turns: list[str]) -> Any:
     router: Router | None = await asyncio.to_thread(router_factory(settings).build, list(experts.values()))
     try:
         registry = ExpertRegistry(experts, rejected)

@@ -1,7 +1,7 @@
 """The request fields that the gateway reads; every other field passes to the backend untouched.
 
-Owns the checks of a request body and what is taken out of it: the turns to route on, the token limit, the slots it
-needs. Knows nothing of experts, backends or how anything is routed.
+Owns the checks of a request body and what is taken out of it: the texts to route on, the token limit, the slots it
+needs. Knows nothing of experts, routing or backends.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ import enum
 import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
-
-from router import Turn
 
 from .errors import InvalidRequest
 
@@ -38,12 +36,12 @@ class Shape(enum.Enum):
 
 
 class CompletionRequest(NamedTuple):
-    """A checked request. ``turns``: the user's, oldest first, none blank; ``width``: slots needed."""
+    """A checked request. ``turns``: the user's texts, oldest first; ``width``: slots needed."""
 
     shape: Shape
     body: dict[str, Any]
     model: str | None
-    turns: tuple[Turn, ...]
+    turns: tuple[str, ...]
     stream: bool
     width: int
     opening: str
@@ -83,7 +81,7 @@ def parse_completion(shape: Shape, body: Any, *, max_tokens: int) -> CompletionR
     )
 
 
-def route_turns(body: Any) -> tuple[Turn, ...]:
+def route_turns(body: Any) -> tuple[str, ...]:
     """The user turns of a ``/v1/route`` body: ``{"messages": […]}`` or ``{"input": "…"}``.
 
     Raises:
@@ -108,7 +106,7 @@ def _limit_tokens(shape: Shape, body: dict[str, Any], max_tokens: int) -> None:
         body[shape.token_fields[0]] = min(limits)
 
 
-def _chat_texts(body: Mapping[str, Any]) -> tuple[tuple[Turn, ...], str]:
+def _chat_texts(body: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
     messages = body.get("messages")
     if not isinstance(messages, list) or not messages:
         raise InvalidRequest(
@@ -117,9 +115,9 @@ def _chat_texts(body: Mapping[str, Any]) -> tuple[tuple[Turn, ...], str]:
     return _message_texts(messages, "messages")
 
 
-def _message_texts(messages: Sequence[Any], field: str) -> tuple[tuple[Turn, ...], str]:
-    turns, replies = list[Turn](), list[str]()
-    system, first = "", None
+def _message_texts(messages: Sequence[Any], field: str) -> tuple[tuple[str, ...], str]:
+    turns: list[str] = []
+    system = ""
     for index, message in enumerate(messages):
         where = f"{field}[{index}]"
         if not isinstance(message, dict):
@@ -129,15 +127,10 @@ def _message_texts(messages: Sequence[Any], field: str) -> tuple[tuple[Turn, ...
             raise InvalidRequest(f"{where + '.role'!r} must be a string, found {_kind(role)}.", param=f"{where}.role")
         text = _content_text(message.get("content"), f"{where}.content")
         if role == "user":
-            first = text if first is None else first
-            if text.strip():
-                turns.append(Turn(text, "\n".join(replies)))
-                replies.clear()
-        elif role == "assistant":
-            replies.append(text)
+            turns.append(text)
         elif role in ("system", "developer"):
             system += text
-    return tuple(turns), f"{system}\0{first or ''}"
+    return tuple(turn for turn in turns if turn.strip()), system + "\0" + (turns[0] if turns else "")
 
 
 def _content_text(content: Any, where: str) -> str:
@@ -167,28 +160,28 @@ def _encodable(text: str, where: str) -> str:
     return text
 
 
-def _completion_texts(body: Mapping[str, Any]) -> tuple[tuple[Turn, ...], str]:
+def _completion_texts(body: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
     prompt = body.get("prompt")
     if isinstance(prompt, str) and prompt:
-        return (Turn(_encodable(prompt, "prompt")),), prompt
+        return (_encodable(prompt, "prompt"),), prompt
     if isinstance(prompt, list) and prompt:
         texts = [item for item in prompt if isinstance(item, str)]
         if len(texts) in (0, len(prompt)):
             # Token ids cannot be routed on: an empty turn, which the router answers with the fallback.
             joined = _encodable("\n".join(texts), "prompt")
-            return (Turn(joined),), joined or repr(prompt)
+            return (joined,), joined or repr(prompt)
     raise InvalidRequest(
         f"'prompt' must be a string, a list of strings or a list of tokens, not empty; found {_kind(prompt)}.",
         param="prompt",
     )
 
 
-def _response_texts(body: Mapping[str, Any]) -> tuple[tuple[Turn, ...], str]:
+def _response_texts(body: Mapping[str, Any]) -> tuple[tuple[str, ...], str]:
     given = body.get("input")
     instructions = body.get("instructions") if isinstance(body.get("instructions"), str) else ""
     if isinstance(given, str):
         _encodable(given, "input")
-        return ((Turn(given),) if given.strip() else ()), f"{instructions}\0{given}"
+        return ((given,) if given.strip() else ()), f"{instructions}\0{given}"
     if isinstance(given, list) and all(isinstance(item, str) for item in given):
         given = [{"role": "user", "content": item} for item in given]
     if not isinstance(given, list):

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from router import Explanation, Router, RouterError, Turn
+from router import Explanation, Router, RouterError
 
 from .errors import ExpertNotFound
 from .experts import AUTO, BASE, ExpertRegistry
@@ -53,7 +53,7 @@ class Selector:
         """None when there is nothing to route to; replaced when the router is refitted."""
         self._fallback = fallback
 
-    async def select(self, model: str | None, turns: Sequence[Turn]) -> Selection:
+    async def select(self, model: str | None, turns: Sequence[str]) -> Selection:
         """Decide. An absent model means ``auto``.
 
         Raises:
@@ -75,21 +75,21 @@ class Selector:
                 log.error("router failed; the fallback serves", extra={"error": str(error)})
                 return self._fall_back(requested, started, note=f"router failed: {error}")
 
-    async def explain(self, turns: Sequence[Turn]) -> tuple[Selection, Explanation | None]:
+    async def explain(self, turns: Sequence[str]) -> tuple[Selection, Explanation | None]:
         """Select as for ``auto``, and say what the decision rests on; None where the router decided nothing."""
         selection = await self.select(AUTO, turns)
         if self.router is None or not selection.scores:
             return selection, None
         try:
-            return selection, await self.router.explain(turns)
+            return selection, await self.router.explain([turn for turn in turns if turn.strip()])
         except RouterError as error:
             log.error("the decision cannot be explained", extra={"error": str(error)})
             return selection, None
 
-    async def _route(self, requested: str, turns: Sequence[Turn], started: float) -> Selection:
-        if self.router is None or not any(turn.text.strip() for turn in turns):
+    async def _route(self, requested: str, turns: Sequence[str], started: float) -> Selection:
+        if self.router is None or not any(turn.strip() for turn in turns):
             return self._fall_back(requested, started, note="there is nothing to route on")
-        decision = await self.router.decide(turns)
+        decision = await self.router.decide([turn for turn in turns if turn.strip()])
         elapsed = time.perf_counter() - started
         common: dict[str, Any] = {"score": decision.score, "scores": decision.scores, "threshold": decision.threshold}
         route = decision.route

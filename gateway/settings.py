@@ -67,6 +67,7 @@ class EngineSettings(_Section):
     allow_unsafe_cache: bool = False
     experts: tuple[str, ...] | None = None
     probe_every_s: float = Field(default=60.0, ge=0)
+    health_timeout_s: float = Field(default=1.2, gt=0)
     backends: tuple[dict[str, Any], ...] = ()
 
     @model_validator(mode="after")

@@ -17,7 +17,7 @@ from router.overlap import Overlap, find_overlap
 from router.reference import Neighbour, Reference, load_reference
 from router.report import render_report
 from router.router import Router
-from router.types import Reason, RouteDecision, Turn
+from router.types import Reason, RouteDecision
 
 __all__ = [
     "ApartFitter",
@@ -40,7 +40,6 @@ __all__ = [
     "Router",
     "RouterError",
     "Split",
-    "Turn",
     "check_examples",
     "decide_all",
     "ensure_encoder",

@@ -27,8 +27,8 @@ from router.taught import DIGEST
 from router.threshold import Gate
 from router.witnesses import Witnesses
 
-FORMAT = 7
-RECIPE = 15
+FORMAT = 6
+RECIPE = 14
 """Raised whenever the code of `fit` would give another router for the same input."""
 
 _CONTINUATION = ("texts", "duals", "means", "scales", "weights")
@@ -141,7 +141,6 @@ class FittedRouter:
                 "offset": self.policy.continuation.offset,
                 "bias": self.policy.continuation.bias,
                 "threshold": self.policy.continuation.threshold,
-                "echo": self.policy.continuation.echo,
             },
         }
         witnesses = {**self.witnesses.classifier.to_arrays(), **self.witnesses.lexical.to_arrays()}

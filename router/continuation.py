@@ -1,7 +1,6 @@
 """Does a turn that says too little alone continue the conversation before it? Numpy only.
 
-Owns what is looked at (`continuation_signals`, and the words of the reply before it) and the fitted judgement
-(`Continuation`). Knows nothing of how a
+Owns what is looked at (`continuation_signals`) and the fitted judgement (`Continuation`). Knows nothing of how a
 conversation is replayed, nor of fitting.
 """
 
@@ -20,8 +19,6 @@ N_RELATIONS, N_MARKS = 3, 3
 N_SIGNALS = N_RELATIONS + N_MARKS + 3 * N_KINDS
 JOINT_COSINE, DEPENDENCE = 1, 2
 TURN_EVIDENCE = slice(N_RELATIONS + N_MARKS, N_RELATIONS + N_MARKS + N_KINDS)
-
-ECHO_CHANCE = 0.01
 
 WORDS = re.compile(r"[^\W_]+(?:['’][^\W_]+)?")
 OPENING = re.compile(
@@ -88,10 +85,6 @@ class Continuation:
     bias: float
     threshold: float
     """0–1."""
-
-    echo: float
-    """0–1. A turn that is as like the reply before it (`Lexical.likeness`) takes it up; of turns about something else
-    a share of `ECHO_CHANCE` is."""
 
     def dependence(self, vector: Vectors) -> float:
         """Return how much a turn needs what was said before: about 1 for a follow-up, -1 for a text of its own."""

@@ -1,12 +1,11 @@
-"""The decision about a conversation: replay its turns over a fitted router. Pure; knows no encoder or thread.
+"""The decision about a conversation: replay its user turns over a fitted router. Pure; knows no encoder or thread.
 
-Since the decision is a function of the messages alone, every replica decides alike and no session is stored. Rules, for
+Since the decision is a function of the turns alone, every replica decides alike and no session is stored. Rules, for
 each turn in order (*active* is the route after the turn before, *anchor* the last turn that was routed on its own):
 
 1. The turn alone qualifies (`Policy.qualifies`) for the active route: ROUTED there, and it becomes the anchor.
-2. Another route is active, and the turn takes up words of the reply before it (`Continuation.echo`) or continues the
-   anchor (`Continuation.score`), whatever it may say alone: STICKY. A turn that announces another subject
-   (`ANNOUNCES`) continues nothing.
+2. Another route is active, and the turn continues the anchor (`Continuation`), whatever it may say alone: STICKY. A
+   turn that announces another subject (`ANNOUNCES`) continues nothing.
 3. Else, a turn that qualifies for a route is ROUTED there and becomes the anchor, unless it leads the active route by
    less than the price of a switch (STICKY), or replies to a turn that belonged to none: it points back
    (`referring_marks`), and together the two do not reach the route's threshold (FALLBACK).
@@ -19,25 +18,14 @@ far more, a doubtful one does not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from router.continuation import (
-    ANNOUNCES,
-    ECHO_CHANCE,
-    Continuation,
-    Encoded,
-    continuation_signals,
-    join_turns,
-    referring_marks,
-)
+from router.continuation import ANNOUNCES, Continuation, Encoded, continuation_signals, join_turns, referring_marks
 from router.threshold import Gate, Scores, leads
-from router.types import Reason, RouteDecision, Turn
-
-Likeness = Callable[[str, str], float]
-"""Of two texts, 0–1: `Lexical.likeness`."""
+from router.types import Reason, RouteDecision
 
 MAX_TURNS = 8
 """User turns that count; older ones are forgotten, which bounds the work for one decision."""
@@ -64,32 +52,27 @@ class Policy:
         """Return the score that a route must reach."""
         return self.overrides.get(self.routes[route], self.gate.threshold)
 
-    def missing(self, turns: Sequence[Turn], known: Mapping[str, Encoded], likeness: Likeness) -> str | None:
+    def missing(self, turns: Sequence[str], known: Mapping[str, Encoded]) -> str | None:
         """Return the next joined text that `decide` will need for these turns and is not known; None: it has all."""
         try:
-            self._replay(turns, known, likeness)
+            self._replay(turns, known)
         except KeyError as unknown:
             return str(unknown.args[0])
         return None
 
-    def decide(
-        self, turns: Sequence[Turn], known: Mapping[str, Encoded], likeness: Likeness, *, cached: bool = False
-    ) -> RouteDecision:
+    def decide(self, turns: Sequence[str], known: Mapping[str, Encoded], *, cached: bool = False) -> RouteDecision:
         """Decide about the last turn; see the rules in the module's docstring.
 
         Args:
             turns: at least one, oldest first, at most `MAX_TURNS`.
-            known: the text of every turn, and what `missing` named until it named no more.
-            likeness: of a turn and the reply before it.
+            known: every turn, and what `missing` named until it named no more.
             cached: passed on into the decision.
         """
-        active, reason, score, threshold = self._replay(turns, known, likeness)
-        decision = self._describe(known[turns[-1].text].scores, active, reason, score, threshold)
+        active, reason, score, threshold = self._replay(turns, known)
+        decision = self._describe(known[turns[-1]].scores, active, reason, score, threshold)
         return replace(decision, turns=len(turns), cached=cached)
 
-    def _replay(
-        self, turns: Sequence[Turn], known: Mapping[str, Encoded], likeness: Likeness
-    ) -> tuple[int | None, Reason, float, float]:
+    def _replay(self, turns: Sequence[str], known: Mapping[str, Encoded]) -> tuple[int | None, Reason, float, float]:
         """Return the active route after the last turn, why, and the score that decided, with its threshold.
 
         Raises:
@@ -99,39 +82,35 @@ class Policy:
         anchor, last, served = "", "", 0
         reason, score, threshold = Reason.FALLBACK, 0.0, self.gate.threshold
         for turn in turns:
-            alone = known[turn.text].scores
+            alone = known[turn].scores
             best, before = int(alone.argmax()), active
             score, threshold = float(alone[best]), self.threshold_of(best)
             qualifies, stays = self.qualifies(alone), False
             if active is not None and not (qualifies and best == active):  # else rule 1
-                continues = self._continues(anchor, turn, active, known, likeness)
+                continues = self._continues(anchor, turn, active, known)
                 stays = continues >= self.continuation.threshold
                 if stays or not qualifies:
                     score, threshold = continues, self.continuation.threshold
                 stays = stays or (qualifies and float(alone[best] - alone[active]) < SWITCH_PRICE * served)
-            elif qualifies and active is None and last and self._is_reply(last, turn.text, best, known):
+            elif qualifies and active is None and last and self._is_reply(last, turn, best, known):
                 qualifies = False
             if stays:
                 reason = Reason.STICKY
             elif qualifies:
-                reason, active, anchor = Reason.ROUTED, best, turn.text
+                reason, active, anchor = Reason.ROUTED, best, turn
             else:
                 reason, active = Reason.FALLBACK, None
             served = served + 1 if active == before else 1
-            last = turn.text
+            last = turn
         return active, reason, score, threshold
 
-    def _continues(
-        self, anchor: str, turn: Turn, route: int, known: Mapping[str, Encoded], likeness: Likeness
-    ) -> float:
-        text = turn.text
-        if ANNOUNCES.search(text.lower()):
+    def _continues(self, anchor: str, turn: str, route: int, known: Mapping[str, Encoded]) -> float:
+        if ANNOUNCES.search(turn.lower()):
             return 0.0
-        if turn.reply and likeness(text, turn.reply) >= self.continuation.echo:
-            return 1 - ECHO_CHANCE
-        joint = known[join_turns(anchor, text)]
-        dependence = self.continuation.dependence(known[text].vector)
-        signals = continuation_signals(known[anchor], known[text], joint, route, dependence, referring_marks(text))
+        joint = known[join_turns(anchor, turn)]
+        dependence = self.continuation.dependence(known[turn].vector)
+        marks = referring_marks(turn)
+        signals = continuation_signals(known[anchor], known[turn], joint, route, dependence, marks)
         return float(self.continuation.score(signals[None, :])[0])
 
     def _is_reply(self, last: str, turn: str, best: int, known: Mapping[str, Encoded]) -> bool:

@@ -18,7 +18,7 @@ from router.calibrate import area_under_curve
 from router.errors import RouterError
 from router.router import Router
 from router.threshold import Scores
-from router.types import RouteDecision, Turn
+from router.types import RouteDecision
 
 FALLBACK = "base"
 """Stands for "no route" in the confusion matrix."""
@@ -33,13 +33,8 @@ Flags = npt.NDArray[np.bool_]
 class Labelled:
     """What should be decided: user turns, oldest first, and the route of the last one, None for none."""
 
-    turns: tuple[Turn, ...]
+    turns: tuple[str, ...]
     route: str | None
-
-    @property
-    def text(self) -> str:
-        """All that the user said, to fit on."""
-        return "\n".join(turn.text for turn in self.turns)
 
 
 @dataclass(frozen=True)
@@ -68,8 +63,7 @@ class Decided:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values: one line of a file of decisions."""
         turns, decision = self.labelled.turns, self.decision
-        texts = [turn.text for turn in turns]
-        asked: dict[str, Any] = {"text": texts[0]} if len(texts) == 1 else {"turns": texts}
+        asked: dict[str, Any] = {"text": turns[0]} if len(turns) == 1 else {"turns": turns}
         return {
             **asked,
             "expert": self.labelled.route,
@@ -187,7 +181,7 @@ def summarise(decided: Sequence[Decided], routes: Sequence[str], threshold: floa
         latency_ms={"p50": float(np.quantile(ms, 0.5)), "p95": float(np.quantile(ms, 0.95))},
         mistakes=[
             {
-                "text": row.labelled.turns[-1].text,
+                "text": row.labelled.turns[-1],
                 "turns": len(row.labelled.turns),
                 "expected": row.expected,
                 "decided": row.named,

@@ -31,7 +31,6 @@ from router.followups import (
     FollowUpPairs,
     after_openings,
     build_pairs,
-    choose_echo,
     fit_continuation,
 )
 from router.lexical import count_buckets, drop_marks, fit_lexical
@@ -132,10 +131,10 @@ def fit(
         strangers = _meet_strangers(data, groups, len(checked.judged), steps, threads)
         judged = slice(len(checked.judged))
         gate, metrics = calibrate(evidence[judged], data.labels[judged], strangers, max_false_abstain=max_false_abstain)
-        found = witnesses.result()
-        echo = choose_echo(data, found.lexical, _replies(data, len(checked.passages)), seed)
-        continuation, more = fit_continuation(pairs, signals, gate, echo)
-        fitted = FittedRouter(found, Policy(routes, gate, continuation), provenance, metrics | more, checked.warnings)
+        continuation, more = fit_continuation(pairs, signals, gate)
+        fitted = FittedRouter(
+            witnesses.result(), Policy(routes, gate, continuation), provenance, metrics | more, checked.warnings
+        )
         steps.bar.close()
     return fitted
 
@@ -194,13 +193,6 @@ def _embed(checked: Checked, routes: Sequence[str], embedder: Embedder, seed: in
     learnt = np.ones(len(texts), dtype=np.bool_)
     learnt[phrases.start + sum(text in PHRASES for text in continuing) : n_folded] = False
     return Corpus(unmarked, embedder.embed(texts), labels, folds, phrases, asked, opened, learnt)
-
-
-def _replies(data: Corpus, n_passages: int) -> Indices:
-    """Return the passages, which stand last and are answers for the most part; where there are none, the examples."""
-    if n_passages:
-        return np.arange(len(data.labels) - n_passages, len(data.labels))
-    return np.flatnonzero(data.labels[: data.phrases.start] != OUTSIDE)
 
 
 class _Steps:

@@ -18,7 +18,6 @@ from router.calibrate import fit_logistic
 from router.classifier import OUTSIDE, Indices, apply_kernel, ridge_matrix
 from router.continuation import (
     DEPENDENCE,
-    ECHO_CHANCE,
     JOINT_COSINE,
     N_SIGNALS,
     TURN_EVIDENCE,
@@ -29,7 +28,6 @@ from router.continuation import (
     referring_marks,
 )
 from router.embedding import Embedder, Vectors
-from router.lexical import Lexical
 from router.lots import Draw, Lots, choose, draw_lots, shuffle
 from router.taught import OPENINGS
 from router.threshold import Gate, Scores, choose_split
@@ -45,7 +43,6 @@ SWITCHES_PER_ROUTE = 100
 SAME_MEANING = 0.6
 """Cosine from which a negative counts as a follow-up phrase: alone it has no topic, but it continues any."""
 
-MAX_ECHOES = 1000
 MAX_ALONE = 1500
 """So many texts that stand alone the regression on dependence is fitted on: all follow-ups are some thousand."""
 
@@ -253,33 +250,10 @@ def _switch_rows(data: Corpus, lots: Lots) -> list[_Row]:
     return rows
 
 
-def choose_echo(data: Corpus, lexical: Lexical, replies: Indices, seed: int) -> float:
-    """Return the likeness to a reply about something else that a share of `ECHO_CHANCE` of the turns reach.
-
-    Turns are the examples and negatives. Where none is about something else than the replies, 1.
-
-    Args:
-        replies: which texts are answers about routes, or come nearest to that.
-    """
-    lots = draw_lots(data.texts, seed)
-    found = []
-    for turn in shuffle(np.arange(data.phrases.start), lots, Draw.ECHOES)[:MAX_ECHOES].tolist():
-        others = replies[data.labels[replies] != data.labels[turn]]
-        if len(others):
-            reply = choose(lots[turn], others, lots, Draw.REPLY)
-            found.append(lexical.likeness(data.texts[turn], data.texts[reply]))
-    return float(np.quantile(found, 1 - ECHO_CHANCE)) if found else 1.0
-
-
-def fit_continuation(
-    pairs: FollowUpPairs, signals: Scores, gate: Gate, echo: float
-) -> tuple[Continuation, dict[str, float]]:
+def fit_continuation(pairs: FollowUpPairs, signals: Scores, gate: Gate) -> tuple[Continuation, dict[str, float]]:
     """Fit the judgement on signals given out of fold, and measure it on the same signals.
 
     Turns that qualify alone are left out, since no judgement is asked for them.
-
-    Args:
-        echo: of `Continuation`.
     """
     evidence = signals[:, None, TURN_EVIDENCE]
     asked = gate.scores(evidence)[:, 0] < gate.threshold
@@ -292,9 +266,7 @@ def fit_continuation(
     else:
         weights, bias = fit_logistic((signals - means) / scales, continues)
     needs = pairs.dependence
-    fitted = Continuation(
-        needs.texts, needs.duals, needs.offset, means, scales, weights, bias, threshold=0.5, echo=echo
-    )
+    fitted = Continuation(needs.texts, needs.duals, needs.offset, means, scales, weights, bias, threshold=0.5)
     scores = fitted.score(signals)
     threshold = choose_split(scores[continues], scores[~continues], max_false_abstain=MAX_FALSE_BREAK)
     metrics = {

@@ -73,13 +73,6 @@ class Lexical:
             logits[row] = self.weights[:, buckets].astype(np.float32) @ values + self.biases
         return log_odds(soft_max(logits)[:, :-1])
 
-    def likeness(self, text: str, other: str) -> float:
-        """Return how many of their telling words two texts share, 0–1: the mean of words' and of pieces' cosines."""
-        buckets, values = weigh_features(text, self.rarities)
-        others, weights = weigh_features(other, self.rarities)
-        _, here, there = np.intersect1d(buckets, others, assume_unique=True, return_indices=True)
-        return float(values[here] @ weights[there]) / 2
-
     def to_arrays(self) -> dict[str, npt.NDArray[np.generic]]:
         """Return every array by name, for `from_arrays`."""
         return {f"lexical_{field.name}": getattr(self, field.name) for field in fields(self)}

@@ -26,8 +26,6 @@ class Draw(IntEnum):
     SWITCHES = auto()
     ANCHOR = auto()
     ROUTE = auto()
-    ECHOES = auto()
-    REPLY = auto()
 
 
 Lots = npt.NDArray[np.uint64]

@@ -6,7 +6,7 @@ Joins the encoder, the fitted classifier and the conversation rules; owns no rul
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 
 import numpy as np
 
@@ -18,11 +18,7 @@ from router.embedding import Embedder, Vectors
 from router.errors import RouterError
 from router.explain import Explanation, explain_decision
 from router.reference import Neighbour, Reference
-from router.types import RouteDecision, Turn
-
-REMEMBERED_REPLIES = 256
-REPLY_CHARACTERS = 2000
-"""Of a longer reply, head and tail are read, half each: it is read on the event loop."""
+from router.types import RouteDecision
 
 
 class Router:
@@ -64,7 +60,6 @@ class Router:
         self._max_batch = max_batch
         # Not a method: a router that refers to itself would stay in memory until Python's collector comes.
         encode = partial(_encode, fitted, embedder)
-        self._likeness = lru_cache(maxsize=REMEMBERED_REPLIES)(fitted.witnesses.lexical.likeness)
         self._batcher: Batcher[Encoded] = Batcher(encode, max_batch=max_batch, cache_size=cache_size, workers=workers)
 
     @property
@@ -77,28 +72,27 @@ class Router:
         """The score a text must reach, 0–1."""
         return self._fitted.threshold
 
-    async def decide(self, turns: Sequence[Turn | str]) -> RouteDecision:
+    async def decide(self, turns: Sequence[str]) -> RouteDecision:
         """Decide where the last user turn of a conversation belongs.
 
         Args:
-            turns: the user turns, oldest first, a text where no reply is known; only the last `MAX_TURNS` count, and
-                empty ones do not. Without any, the decision is the fallback.
+            turns: the user turns, oldest first; only the last `MAX_TURNS` count, and empty ones do not.
+                Without any, the decision is the fallback.
 
         Raises:
             EmbeddingError: the encoder failed on one of the texts, or the router is closed.
         """
+        given = [turn for turn in turns if turn.strip()][-MAX_TURNS:] or [""]
         # What is read alike is decided and remembered alike, however it was typed.
-        recent = [Turn(self._embedder.normalise(text), _cut(reply)) for text, reply in _as_turns(turns)[-MAX_TURNS:]]
-        texts = [turn.text for turn in recent]
-        encoded, cached = await self._batcher.get(texts)
-        known = dict(zip(texts, encoded, strict=True))
-        policy, likeness = self._fitted.policy, self._likeness
-        while (joint := policy.missing(recent, known, likeness)) is not None:
+        recent = [self._embedder.normalise(turn) for turn in given]
+        encoded, cached = await self._batcher.get(recent)
+        known = dict(zip(recent, encoded, strict=True))
+        while (joint := self._fitted.policy.missing(recent, known)) is not None:
             (known[joint],), joint_cached = await self._batcher.get([joint])
             cached = cached and joint_cached
-        return policy.decide(recent, known, likeness, cached=cached)
+        return self._fitted.policy.decide(recent, known, cached=cached)
 
-    async def explain(self, turns: Sequence[Turn | str], *, nearest: int = 5) -> Explanation:
+    async def explain(self, turns: Sequence[str], *, nearest: int = 5) -> Explanation:
         """Decide as `decide` does, and say what the decision rests on.
 
         Args:
@@ -109,7 +103,7 @@ class Router:
             ArtifactError: the labelled texts cannot be read.
         """
         decision = await self.decide(turns)
-        last = _as_turns(turns)[-1].text
+        last = next((turn for turn in reversed(turns) if turn.strip()), "")
         (turn,), _ = await self._batcher.get([self._embedder.normalise(last)])
         found = await self._batcher.run(lambda _: self._nearest(turn, nearest), [])
         return explain_decision(decision, turn, self._fitted.policy.gate, self.routes, found)
@@ -140,23 +134,6 @@ class Router:
 
     def _embed_piece(self, texts: Sequence[str]) -> tuple[Vectors, int]:
         return self._embedder.embed(texts), self._embedder.count_tokens(texts)
-
-
-def _as_turns(turns: Sequence[Turn | str]) -> list[Turn]:
-    """Leave out the empty ones, though not what was answered to them; one empty turn where there are no others."""
-    found, replies = list[Turn](), list[str]()
-    for turn in turns:
-        text, reply = turn if isinstance(turn, Turn) else (turn, "")
-        replies.append(reply)
-        if text.strip():
-            found.append(Turn(text, "\n".join(filter(None, replies))))
-            replies.clear()
-    return found or [Turn("")]
-
-
-def _cut(reply: str) -> str:
-    half = REPLY_CHARACTERS // 2
-    return reply if len(reply) <= REPLY_CHARACTERS else f"{reply[:half]} {reply[-half:]}"
 
 
 def _encode(fitted: FittedRouter, embedder: Embedder, texts: Sequence[str]) -> list[Encoded]:

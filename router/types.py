@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
 
 
 class Reason(StrEnum):
@@ -19,15 +18,6 @@ class Reason(StrEnum):
 
     FALLBACK = "fallback"
     """Nothing qualified: no route."""
-
-
-class Turn(NamedTuple):
-    """What a user said."""
-
-    text: str
-
-    reply: str = ""
-    """What was answered before it, since the user's turn before; empty where nothing was, or nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)

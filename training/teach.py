@@ -142,7 +142,7 @@ def _read(path: Path) -> list[_Text]:
         near = json.loads(line).get("near")
         if not (near is None or isinstance(near, str)):
             raise ConfigError(f'{path}: "near" is {near!r}; the name of an expert, or null, is expected')
-        texts.append(_Text(row.text, row.route, near))
+        texts.append(_Text("\n".join(row.turns), row.route, near))
     return texts
 
 

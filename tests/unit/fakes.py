@@ -21,7 +21,7 @@ from gateway.backend import Props
 from gateway.base import BaseIdentity
 from gateway.errors import BackendTimeout, GatewayError
 from gateway.experts import ADAPTER_FILE, MANIFEST_FILE
-from router import Explanation, Neighbour, Reason, RouteDecision, RouterError, Turn
+from router import Explanation, Neighbour, Reason, RouteDecision, RouterError
 
 __all__ = [
     "BASE_IDENTITY",
@@ -184,12 +184,12 @@ class FakeRouter:
         self.failure = failure
         self.seen: list[list[str]] = []
 
-    async def decide(self, turns: Sequence[Turn]) -> RouteDecision:
-        self.seen.append([turn.text for turn in turns])
+    async def decide(self, turns: Sequence[str]) -> RouteDecision:
+        self.seen.append(list(turns))
         if self.failure is not None:
             raise self.failure
         for number, turn in enumerate(reversed(turns)):
-            named = next((route for route in self.routes if route in turn.text), None)
+            named = next((route for route in self.routes if route in turn), None)
             if named is not None:
                 scores = {route: 0.9 if route == named else 0.1 for route in self.routes}
                 reason = Reason.STICKY if number else Reason.ROUTED
@@ -197,7 +197,7 @@ class FakeRouter:
         scores = dict.fromkeys(self.routes, 0.2)
         return RouteDecision(None, Reason.FALLBACK, 0.2, scores, self.threshold, None, 0.0, len(turns), False)
 
-    async def explain(self, turns: Sequence[Turn], *, nearest: int = 5) -> Explanation:
+    async def explain(self, turns: Sequence[str], *, nearest: int = 5) -> Explanation:
         near = [Neighbour(f"text {number}", None, 0.5) for number in range(nearest)]
         return Explanation(await self.decide(turns), "because of its name", {}, 0.0, near)
 

@@ -9,7 +9,7 @@ import pytest
 from gateway.__main__ import main
 from gateway.errors import ConfigError
 from gateway.labelled import as_examples, read_labelled
-from router import Labelled, Turn
+from router import Labelled
 
 
 def write(path: Path, *rows: Any) -> Path:
@@ -31,10 +31,10 @@ def test_texts_and_conversations_are_read_with_their_labels(tmp_path: Path) -> N
     second = write(tmp_path / "b.jsonl", asked, {"text": "hi", "expert": "base"})
     rows = read_labelled([first, second])
     assert rows == [
-        Labelled((Turn("bread"),), "baking"),
-        Labelled((Turn("tax"),), None),
-        Labelled((Turn("my tyre is flat"), Turn("with what", "patch it")), "cycling"),
-        Labelled((Turn("hi"),), None),
+        Labelled(("bread",), "baking"),
+        Labelled(("tax",), None),
+        Labelled(("my tyre is flat", "with what"), "cycling"),
+        Labelled(("hi",), None),
     ]
     examples = {"baking": ["bread"], "cycling": ["my tyre is flat\nwith what"]}
     assert as_examples(rows) == (examples, ["tax", "hi"])

@@ -11,7 +11,7 @@ from unit.fakes import FakeRouter, write_expert_files
 from gateway.errors import ExpertNotFound
 from gateway.experts import ExpertRegistry, Rejected, load_expert
 from gateway.selection import Selection, Selector
-from router import EmbeddingError, Router, Turn
+from router import EmbeddingError, Router
 
 
 @pytest.fixture
@@ -28,15 +28,13 @@ def selector(registry: ExpertRegistry, router: FakeRouter | None, **more: Any) -
 
 
 async def select(registry: ExpertRegistry, model: str | None, *turns: str, **more: Any) -> Selection:
-    return await selector(registry, FakeRouter("baking", "cycling", "gardening"), **more).select(
-        model, [Turn(text) for text in turns]
-    )
+    return await selector(registry, FakeRouter("baking", "cycling", "gardening"), **more).select(model, turns)
 
 
 @pytest.mark.parametrize("model", ["base", "baking"])
 async def test_a_named_expert_serves_without_the_router(registry: ExpertRegistry, model: str) -> None:
     router = FakeRouter("baking")
-    found = await selector(registry, router).select(model, [Turn("about cycling")])
+    found = await selector(registry, router).select(model, ["about cycling"])
     assert (found.requested, found.expert, found.reason, found.score) == (model, model, "named", None)
     assert router.seen == []
 
@@ -65,12 +63,18 @@ async def test_a_fallback_says_why(registry: ExpertRegistry) -> None:
     assert (await select(registry, None)).note == "there is nothing to route on"
     assert (await select(registry, None, "gardening")).note == "expert 'gardening' is not in service"
     assert (await select(registry, None, "hello")).note is None
-    assert (await selector(registry, None).select(None, [Turn("x")])).note == "there is nothing to route on"
+    assert (await selector(registry, None).select(None, ["x"])).note == "there is nothing to route on"
+
+
+async def test_empty_turns_do_not_reach_the_router(registry: ExpertRegistry) -> None:
+    router = FakeRouter("baking")
+    await selector(registry, router).select(None, ["baking", " ", "more"])
+    assert router.seen == [["baking", "more"]]
 
 
 async def test_a_router_failure_falls_back(registry: ExpertRegistry) -> None:
     router = FakeRouter("baking", failure=EmbeddingError("no encoder"))
-    found = await selector(registry, router).select(None, [Turn("baking")])
+    found = await selector(registry, router).select(None, ["baking"])
     assert (found.expert, found.reason, found.score) == ("base", "fallback", None)
     assert found.note == "router failed: no encoder"
 
@@ -115,5 +119,5 @@ async def test_a_router_replaced_while_it_decides_is_asked_again_in_its_new_form
             raise EmbeddingError("the router was closed")
 
     chosen = selector(registry, Replaced("baking"))
-    found = await chosen.select("auto", [Turn("about baking")])
+    found = await chosen.select("auto", ["about baking"])
     assert (found.expert, found.reason, found.note) == ("baking", "routed", None)

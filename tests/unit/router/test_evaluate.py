@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from unit.router.word_embedder import WordEmbedder
 
-from router import Evaluation, FittedRouter, Labelled, Router, RouterError, Turn, decide_all, summarise
+from router import Evaluation, FittedRouter, Labelled, Router, RouterError, decide_all, summarise
 from router.evaluate import calibration_error, reliability_bins
 
 GARDEN = "please help with the compost and mulch of a seedling hedge"
@@ -23,7 +23,7 @@ async def router(fitted: FittedRouter, embedder: WordEmbedder) -> AsyncIterator[
 
 
 async def evaluate(router: Router, *pairs: tuple[str, str | None]) -> Evaluation:
-    decided = await decide_all(router, [Labelled((Turn(text),), route) for text, route in pairs])
+    decided = await decide_all(router, [Labelled((text,), route) for text, route in pairs])
     return summarise(decided, router.routes, router.threshold)
 
 
@@ -69,10 +69,7 @@ async def test_the_curves_rise_and_fall_with_the_threshold(router: Router) -> No
 
 
 async def test_a_conversation_is_decided_turn_by_turn_and_left_out_of_the_curves(router: Router) -> None:
-    conversations = [
-        Labelled((Turn(GARDEN), Turn(BREAD)), "bread"),
-        Labelled((Turn(BREAD), Turn("thanks, go on")), "bread"),
-    ]
+    conversations = [Labelled((GARDEN, BREAD), "bread"), Labelled((BREAD, "thanks, go on"), "bread")]
     decided = await decide_all(router, conversations)
     assert [row.decision.turns for row in decided] == [2, 2]
     assert decided[0].named == "bread"
@@ -83,7 +80,7 @@ async def test_a_conversation_is_decided_turn_by_turn_and_left_out_of_the_curves
 
 async def test_decisions_are_those_of_live_traffic(router: Router, fitted: FittedRouter) -> None:
     live = Router(fitted, WordEmbedder())
-    turns = (Turn(GARDEN), Turn(OTHER, "no president plays guitar"), Turn("thanks"))
+    turns = (GARDEN, OTHER, "thanks")
     (row,) = await decide_all(router, [Labelled(turns, None)])
     assert row.decision == await live.decide(turns)
     await live.aclose()
@@ -95,7 +92,7 @@ async def test_an_evaluation_is_plain_json(router: Router) -> None:
     assert result.latency_ms["p95"] >= result.latency_ms["p50"] > 0
 
 
-@pytest.mark.parametrize("labelled", [[], [Labelled((Turn("x"),), "cooking")]])
+@pytest.mark.parametrize("labelled", [[], [Labelled(("x",), "cooking")]])
 async def test_nothing_to_evaluate_or_an_unknown_label_is_refused(router: Router, labelled: list[Labelled]) -> None:
     with pytest.raises(RouterError, match=r"allowed are the routes \['bread', 'garden'\]"):
         await decide_all(router, labelled)

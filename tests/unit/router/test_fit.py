@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from unit.router.word_embedder import WordEmbedder, examples, make_texts, negatives
 
-from router import FittedRouter, RouterError, Turn, fit
+from router import FittedRouter, RouterError, fit
 from router.classifier import KERNEL, OUTSIDE, SCOPE
 
 NEW_GARDEN = "please help with the compost and mulch of a seedling hedge"
@@ -16,7 +16,7 @@ NEW_OTHER = "can you tell when the president plays guitar for tax"
 
 def decide(fitted: FittedRouter, text: str) -> str | None:
     (encoded,) = fitted.encode([text], WordEmbedder().embed([text]))
-    return fitted.policy.decide([Turn(text)], {text: encoded}, fitted.witnesses.lexical.likeness).route
+    return fitted.policy.decide([text], {text: encoded}).route
 
 
 def score(fitted: FittedRouter, text: str, route: str) -> float:

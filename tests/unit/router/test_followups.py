@@ -1,15 +1,12 @@
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from unit.router.word_embedder import WordEmbedder, examples, negatives
 
 from router import FittedRouter, Reason, Router
 from router.classifier import OUTSIDE, RIDGE, apply_kernel
-from router.followups import NO_FOLD, Corpus, build_pairs, choose_echo, fit_dependence
-from router.lexical import count_buckets, fit_lexical
+from router.followups import NO_FOLD, Corpus, build_pairs, fit_dependence
 from router.taught import PHRASES
 
 GARDEN = "please help with the compost and mulch of a seedling hedge"
@@ -104,20 +101,3 @@ def test_a_follow_up_depends_on_what_was_said_and_an_opening_alone_is_no_follow_
 def test_without_negatives_only_examples_and_requests_stand_alone() -> None:
     pairs = build_pairs(make_corpus(negative=False), WordEmbedder(), seed=0)
     assert np.isfinite(pairs.dependence.of).all()
-
-
-def test_a_hundredth_of_the_turns_is_as_like_a_reply_about_something_else() -> None:
-    data = make_corpus()
-    lexical = fit_lexical([count_buckets(text) for text in data.texts], data.labels)
-    replies = np.flatnonzero(data.labels == 0)
-    echo = choose_echo(data, lexical, replies, seed=0)
-    turns = np.flatnonzero(data.labels[: data.phrases.start] != 0)
-    found = [lexical.likeness(data.texts[turn], data.texts[reply]) for turn in turns for reply in replies[:20]]
-    assert 0 < np.mean(np.array(found) >= echo) < 0.05
-
-
-def test_without_a_reply_about_something_else_nothing_counts_as_taken_up() -> None:
-    data = make_corpus(negative=False)
-    lexical = fit_lexical([count_buckets(text) for text in data.texts], data.labels)
-    data = replace(data, labels=np.where(data.labels == 1, 0, data.labels))
-    assert choose_echo(data, lexical, np.flatnonzero(data.labels == 0), seed=0) == 1.0

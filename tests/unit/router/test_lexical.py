@@ -32,24 +32,6 @@ def test_evidence_of_a_text_does_not_depend_on_its_neighbours(lexical: Lexical) 
     assert lexical.evidence([]).shape == (0, 2)
 
 
-@pytest.mark.parametrize(
-    ("text", "other", "least", "most"),
-    [
-        ("mulch the hedge", "The HEDGE, mulch it", 0.5, 0.95),
-        ("mulch the hedge", "mulch the hedge", 0.999, 1.001),
-        ("laptops", "my laptop", 0.1, 0.5),
-        ("the loaf", "the tax", 0.0, 0.2),
-        ("loaf", "tax", 0.0, 0.0),
-        ("", "loaf", 0.0, 0.0),
-    ],
-)
-def test_texts_are_like_each_other_by_the_telling_words_they_share(
-    lexical: Lexical, text: str, other: str, least: float, most: float
-) -> None:
-    assert least <= lexical.likeness(text, other) <= most
-    assert lexical.likeness(text, other) == pytest.approx(lexical.likeness(other, text))
-
-
 @pytest.mark.parametrize("text", ["", "?!", "zzz", "🙂", "\ud800", "x" * 100_000, "word " * 50_000])
 def test_any_text_has_finite_evidence(lexical: Lexical, text: str) -> None:
     assert np.isfinite(lexical.evidence([text])).all()

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from router import Decided, Labelled, Reason, RouteDecision, Turn, render_report, summarise
+from router import Decided, Labelled, Reason, RouteDecision, render_report, summarise
 from router.charts import round_up
 
 ROUTES = ("baking", "gardening <script>")
@@ -18,7 +18,7 @@ def decide(expected: str | None, named: str | None, score: float, text: str = "t
     scores = {ROUTES[0]: score, ROUTES[1]: 0.01}
     reason = Reason.ROUTED if named else Reason.FALLBACK
     decision = RouteDecision(named, reason, score, scores, 0.5, ROUTES[1], score - 0.01, 1, False)
-    return Decided(Labelled((Turn(text),), expected), decision, 0.002)
+    return Decided(Labelled((text,), expected), decision, 0.002)
 
 
 class Tags(HTMLParser):

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from unit.router.word_embedder import WordEmbedder
 
-from router import EmbeddingError, FittedRouter, Reason, Router, RouterError, Turn
+from router import EmbeddingError, FittedRouter, Reason, Router, RouterError
 from router.conversation import MAX_TURNS
-from router.router import REPLY_CHARACTERS
 
 GARDEN = "please help with the compost and mulch of a seedling hedge"
 BREAD = "can you tell what yeast and flour the oven crust should have"
@@ -36,29 +35,6 @@ async def test_without_text_the_decision_is_the_fallback(
 ) -> None:
     router = Router(fitted, embedder)
     assert (await router.decide(turns)).route is None
-    await router.aclose()
-
-
-async def test_a_turn_that_takes_up_the_reply_stays_where_it_is(fitted: FittedRouter, embedder: WordEmbedder) -> None:
-    router = Router(fitted, embedder)
-    reply = "the president plays guitar for tax, and so does the hedge"
-    assert (await router.decide([GARDEN, OTHER])).route is None
-    assert (await router.decide([GARDEN, Turn(OTHER, "mulch it in autumn")])).route is None
-    found = await router.decide([GARDEN, Turn(OTHER, reply)])
-    assert (found.route, found.reason) == ("garden", Reason.STICKY)
-    assert (await router.decide([GARDEN, Turn("  ", reply), OTHER])).route == "garden"  # answered to an empty turn
-    assert (await router.decide([OTHER, Turn(OTHER, reply)])).route is None
-    await router.aclose()
-
-
-async def test_of_a_long_reply_head_and_tail_are_read(
-    fitted: FittedRouter, embedder: WordEmbedder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    router, read = Router(fitted, embedder), list[str]()
-    monkeypatch.setattr(router, "_likeness", lambda text, reply: read.append(reply) or 0.0)
-    await router.decide([GARDEN, Turn(OTHER, "a" + "x" * 100_000 + "z")])
-    assert {len(reply) for reply in read} == {REPLY_CHARACTERS + 1}
-    assert {(reply[0], reply[-1]) for reply in read} == {("a", "z")}
     await router.aclose()
 
 
