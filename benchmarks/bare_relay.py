@@ -23,7 +23,7 @@ from router import OnnxEmbedder
 
 
 class BareRelay:
-    """Passes a request's body on and its answer back, piece by piece, without looking at either."""
+    """Passes a request's body on and its answer back, piece by piece; looks at neither, but at what it is to encode."""
 
     def __init__(self, upstream: str, encoder: OnnxEmbedder | None) -> None:
         self._upstream = upstream

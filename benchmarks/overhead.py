@@ -5,10 +5,10 @@ Every proxy is one process on the first core, where it is alone while it works; 
 relay (bare_relay.py) is the floor for whatever stands on uvicorn and our HTTP client, and, encoding each text before it
 passes it on, for whatever routes by this encoder; the FastAPI relay (fastapi_relay.py) is what others begin with before
 they do anything. ``auto`` has the router choose: warm (the same text each time) and cold (every text new, so that the
-encoder runs). The second table reads streams whose
-words come a millisecond apart and tell when they were sent. The ways take turns, since a machine's speed drifts; a
-figure is the median of the rounds, and beside it stands the best round: the others shared the core with somebody. A
-ratio is the median of each round's own. Only answers that end in a round's time count, while all clients ask.
+encoder runs). The second table reads streams whose words come a millisecond apart and tell when they were sent. The
+ways take turns, since a machine's speed drifts; a figure is the median of the rounds, and beside it stands the best
+round: the others shared the core with somebody. A ratio is the median of each round's own. Only answers that end in a
+round's time count, while all clients ask.
 
     python benchmarks/overhead.py [--seconds 6] [--rounds 6] [--without-litellm]
 """

@@ -67,7 +67,7 @@ class Keeper:
             await member.process.start()
         await self._until_healthy()
         checks = asyncio.ensure_future(self.check(first=True))
-        await _first_of(checks, self._until_unhealthy(member.config.start_timeout_s, probes=False))
+        await _first_of(checks, self._until_unhealthy(serving=False))
         if checks.cancelled():
             raise BackendStartError(f"{member.backend.url}: the engine stopped answering while it was checked")
         checks.result()
@@ -217,12 +217,11 @@ class Keeper:
         """Return when the child has ended, a request has met a failure, or health checks in a row have failed."""
         process = self.member.process
         ended = [process.wait()] if process is not None else []
-        hung = self._until_unhealthy(self.member.config.health_timeout_s, probes=True)
-        await _first_of(self._failed.wait(), hung, *ended)
+        await _first_of(self._failed.wait(), self._until_unhealthy(serving=True), *ended)
 
-    async def _until_unhealthy(self, timeout_s: float, *, probes: bool) -> None:
+    async def _until_unhealthy(self, *, serving: bool) -> None:
         config, backend, misses, probed_s = self.member.config, self.member.backend, 0, time.monotonic()
-        rest_s = config.health_every_s
+        timeout_s, rest_s = config.health_timeout_s if serving else config.start_timeout_s, config.health_every_s
         while misses < _MISSES:
             await asyncio.sleep(rest_s)
             asked_s = time.monotonic()
@@ -231,10 +230,10 @@ class Keeper:
             rest_s = max(0.0, asked_s + config.health_every_s - now)
             # What sends an answer meanwhile does not hang, on a machine where all is late.
             misses = 0 if healthy or backend.last_event_s > asked_s else misses + 1
-            if probes and healthy and 0 < config.probe_every_s <= now - max(probed_s, backend.last_event_s):
+            if serving and healthy and 0 < config.probe_every_s <= now - max(probed_s, backend.last_event_s):
                 probed_s = now
                 if not await self._generates():
-                    log.error("backend generates nothing", extra={"backend": self.member.backend.name})
+                    log.error("backend generates nothing", extra={"backend": backend.name})
                     return
 
     async def _generates(self) -> bool:

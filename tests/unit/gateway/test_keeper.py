@@ -30,15 +30,19 @@ class Scripted:
         self.cache_prompt = True
         self.probes = 0
         self.misses = self.checks = 0
+        self.timeouts_s: list[float] = []
+        self.loading_s = 0.0
 
     def expect(self, paths: Any, scales: Any) -> None: ...
 
     async def is_healthy(self, timeout_s: float = 2.0) -> bool:
         self.checks += 1
+        self.timeouts_s.append(timeout_s)
         missed, self.misses = self.misses > 0, max(0, self.misses - 1)
         return self.healthy and not missed
 
     async def load_props(self) -> Props:
+        await asyncio.sleep(self.loading_s)
         self.props = Props(slots=2, n_ctx=100, chat_template="", alias="x", build="b")
         return self.props
 
@@ -92,6 +96,18 @@ async def test_one_that_does_not_answer_goes_down_unless_it_is_generating(world:
     assert world.told == ["up"]
     world.backend.last_event_s = time.monotonic()
     await world.until(lambda: world.told == ["up", "down"])
+
+
+async def test_one_that_starts_may_be_silent_for_longer_than_one_that_serves(world: World) -> None:
+    world.backend.loading_s = 0.05
+    await world.keeper.bring_up()
+    assert len(world.backend.timeouts_s) > 1
+    assert set(world.backend.timeouts_s) == {world.member.config.start_timeout_s}
+    world.backend.timeouts_s.clear()
+    world.keeper.enlist()
+    world.keeper.watch()
+    await world.until(lambda: len(world.backend.timeouts_s) > 1)
+    assert set(world.backend.timeouts_s) == {world.member.config.health_timeout_s}
 
 
 async def test_one_health_check_that_fails_is_a_hiccup(world: World) -> None:
