@@ -325,6 +325,7 @@ async def _route(receive: Receive, record: Record) -> Response:
         "threshold": selection.threshold,
         "scores": dict(sorted(selection.scores.items(), key=lambda item: -item[1])),
         "route_ms": round(selection.route_s * 1000, 3),
+        "second": selection.second,
     }
     if selection.note:
         body["note"] = selection.note

@@ -167,6 +167,7 @@ def router_factory(settings: Settings) -> RouterFactory:
         settings.router.encoder,
         settings.experts.out_of_scope,
         settings.cache,
+        second_encoder=settings.router.second_encoder,
         artifact=settings.router.artifact,
         threads=settings.router.threads,
         cache_size=settings.router.cache_size,

@@ -85,6 +85,8 @@ class Record:
             metrics.scores.labels(best).observe(selection.scores[best])
             if selection.reason == "fallback":
                 metrics.abstentions.labels(best).inc()
+            if selection.second:
+                metrics.second.inc()
         if selection.note and selection.note.startswith("router failed"):
             metrics.router_failures.inc()
 

@@ -21,12 +21,13 @@ __all__ = ["list_experts", "pull", "route_text", "scan"]
 
 
 def pull(settings: Settings, source: str | None, *, sha256: str | None, as_json: bool) -> int:
-    """Bring a base model, or without a source the configured base and encoder, into the cache."""
+    """Bring a base model, or without a source the configured base and encoders, into the cache."""
     cache_dir = settings.cache
     if source is None:
         found = [resolve(settings.engine.base, cache_dir=cache_dir, kind=Kind.GGUF, sha256=settings.engine.base_sha256)]
-        if ":" in settings.router.encoder:
-            found.append(resolve(settings.router.encoder, cache_dir=cache_dir, kind=Kind.DIRECTORY))
+        encoders = [settings.router.encoder, settings.router.second_encoder]
+        # A Hub id is fetched by sentence-transformers, when the encoder is exported.
+        found += [resolve(name, cache_dir=cache_dir, kind=Kind.DIRECTORY) for name in encoders if name and ":" in name]
     else:
         found = [resolve(source, cache_dir=cache_dir, kind=Kind.GGUF, sha256=sha256)]
     for row in found:

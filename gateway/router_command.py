@@ -68,7 +68,7 @@ def fit_router(
         if finetuned:
             raise ConfigError("--finetune needs --out DIR: the tuned encoder is kept there, for router.artifact")
         source = factory.read_source(_experts(settings))
-        fitted, _ = factory.fit_on(source)
+        fitted = factory.fit_all(source)
         overlap = find_overlap(factory.reference(source))
     else:
         if false_abstain is None:

