@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from gateway.base import Kind, default_cache_dir, resolve
 from gateway.routing import Source
 from gateway.settings import Settings
-from router import Embedder, FittedRouter, OnnxEmbedder, RouteDecision, ensure_encoder
+from router import BulkEmbedder, Embedder, FittedRouter, OnnxEmbedder, RouteDecision, ensure_encoder
 from router.conversation import MAX_TURNS
 
 ROOT = Path(__file__).parents[1]
@@ -32,25 +32,10 @@ class Task:
     """So many of `held_out`, from the first, are the validation split as published."""
 
 
-class Remembering:
-    """An `Embedder` that embeds each text once in its life."""
-
-    def __init__(self, embedder: Embedder) -> None:
-        self._embedder = embedder
-        self._known: dict[str, np.ndarray] = {}
-        self.dim, self.fingerprint = embedder.dim, embedder.fingerprint
-        self.count_tokens, self.normalise = embedder.count_tokens, embedder.normalise
-
-    def embed(self, texts: Sequence[str]) -> np.ndarray:
-        missing = [text for text in dict.fromkeys(texts) if text not in self._known]
-        self._known.update(zip(missing, self._embedder.embed(missing), strict=True))
-        return np.array([self._known[text] for text in texts], dtype=np.float32).reshape(len(texts), self.dim)
-
-
-def open_encoder(source: str | None, threads: int) -> Remembering:
-    """Open the configured encoder, or another one."""
+def open_encoder(source: str | None, threads: int) -> BulkEmbedder:
+    """Open the configured encoder, or another one; it embeds each text once in its life."""
     folder = ensure_encoder(locate_encoder(source), default_cache_dir() / "encoders")
-    return Remembering(OnnxEmbedder(folder, threads=threads))
+    return BulkEmbedder(OnnxEmbedder(folder, threads=threads), workers=threads, progress=True)
 
 
 def locate_encoder(source: str | None) -> str | Path:
@@ -136,10 +121,17 @@ def conversations() -> list[tuple[list[str], str, str]]:
     return rows
 
 
-def decide(fitted: FittedRouter, embedder: Embedder, turns: Sequence[str]) -> RouteDecision:
-    """Decide about the last of some user turns, as the running gateway does."""
+def decide(
+    fitted: FittedRouter,
+    embedder: Embedder,
+    turns: Sequence[str],
+    second: tuple[FittedRouter, Embedder] | None = None,
+) -> RouteDecision:
+    """Decide about the last of some user turns, as the running gateway does, with a second router or without."""
     recent = [embedder.normalise(turn) for turn in turns[-MAX_TURNS:]]
     known = dict(zip(recent, fitted.encode(recent, embedder.embed(recent)), strict=True))
+    if second is not None and fitted.policy.in_doubt(recent, known):
+        return replace(decide(*second, turns), second=True)
     while (joint := fitted.policy.missing(recent, known)) is not None:
         (known[joint],) = fitted.encode([joint], embedder.embed([joint]))
     return fitted.policy.decide(recent, known)

@@ -11,9 +11,12 @@ Three questions, one table each:
    With --finetune, the same again after the encoder was tuned on half of the examples; of CLINC150 one draw.
 3. Conversations about them: where does the last turn go? Beside it, what the last turn alone would say.
 
+With --second-encoder, a router on that one decides where the first is in doubt; also shown is how often that is.
+
 The last line is one JSON object; `ratio` is our recall over semantic-router's with all examples and no negatives.
 
-    python benchmarks/routing_quality.py [--encoder SOURCE] [--draws 5] [--only clinc|experts|conversations] [--quick]
+    python benchmarks/routing_quality.py [--encoder SOURCE] [--second-encoder SOURCE] [--draws 5]
+                                         [--only clinc|experts|conversations] [--quick] [--without-further]
                                          [--finetune]
 """
 
@@ -34,7 +37,6 @@ from peers import child_environment, peer_python
 from routing_data import (
     Clinc,
     Labelled,
-    Remembering,
     Task,
     conversations,
     decide,
@@ -47,12 +49,15 @@ from serving import finish, print_table
 from sklearn.linear_model import LogisticRegression
 
 from gateway.settings import Settings
-from router import FittedRouter, OnnxEmbedder, Split, finetune, fit, split
+from router import BulkEmbedder, FittedRouter, OnnxEmbedder, Split, finetune, fit, split
 from router.calibrate import area_under_curve, calibration_error
+from router.continuation import Encoded
 
 ASKED = 0.05
+Second = tuple[FittedRouter, BulkEmbedder] | None
 REQUIREMENTS = ("semantic-router==1.1.1", "sentence-transformers==6.2.0", "torch==2.13.0", "transformers==5.24.0")
-COLUMNS = ("accuracy %", "AUROC", "recall", "false abstain %", "recall at own threshold", "calibration error")
+COLUMNS = ("accuracy %", "AUROC", "recall", "false abstain %", "recall at own threshold", "calibration error",
+           "in doubt %")  # fmt: skip
 
 
 def measure(named: Sequence[str], top: np.ndarray, held_out: Labelled) -> dict[str, float]:
@@ -74,31 +79,50 @@ def run_tuned(task: Task, encoder: str | None, threads: int) -> dict[str, float]
         return run_ours(replace(task, examples=parts.judged, negatives=parts.judged_negatives), tuned, parts.tuned)
 
 
-def tune(parts: Split, encoder: str | None, folder: Path, threads: int) -> Remembering:
+def tune(parts: Split, encoder: str | None, folder: Path, threads: int) -> BulkEmbedder:
     started = time.monotonic()
     finetune(locate_encoder(encoder), parts.tuned, parts.tuned_negatives, folder / "encoder")
     print(f"tuned in {time.monotonic() - started:.0f} s", flush=True)
-    return Remembering(OnnxEmbedder(folder / "encoder", threads=threads))
+    return BulkEmbedder(OnnxEmbedder(folder / "encoder", threads=threads), workers=threads)
 
 
-def run_ours(task: Task, embedder: Remembering, further: Mapping[str, Sequence[str]] | None = None) -> dict[str, float]:
-    fitted = fit(task.examples, task.negatives, embedder, further=further, max_false_abstain=ASKED)
+def run_ours(
+    task: Task,
+    embedder: BulkEmbedder,
+    further: Mapping[str, Sequence[str]] | None = None,
+    second: BulkEmbedder | None = None,
+) -> dict[str, float]:
     texts = [text for text, _ in task.held_out]
-    scores = np.stack([encoded.scores for encoded in fitted.encode(texts, embedder.embed(texts))])
+    fitted, encoded, qualify = fit_and_read(task, embedder, further, texts)
+    scores = np.stack([row.scores for row in encoded])
+    doubtful = [row for row, text in enumerate(texts) if fitted.policy.in_doubt([text], {text: encoded[row]})]
+    if second is not None and doubtful:
+        _, again, qualify_again = fit_and_read(task, second, further, [texts[row] for row in doubtful])
+        scores[doubtful] = np.stack([row.scores for row in again])
+        qualify[doubtful] = qualify_again
     named, top = [fitted.routes[index] for index in scores.argmax(axis=1)], scores.max(axis=1)
     inside = np.array([label is not None for _, label in task.held_out])
-    refused = np.array([not fitted.policy.qualifies(row) for row in scores])
     # Calibration on the validation split as it is: oos_train is there to measure recall with.
     kept = slice(task.n_split)
     right = np.array([route == label for route, (_, label) in zip(named, task.held_out, strict=True)])
     return measure(named, top, task.held_out) | {
-        "false abstain %": 100 * float(refused[inside].mean()),
-        "recall at own threshold": float(refused[~inside].mean()),
+        "false abstain %": 100 * float(np.mean(~qualify[inside])),
+        "recall at own threshold": float(np.mean(~qualify[~inside])),
         "calibration error": calibration_error(top[kept], right[kept]),
+        "in doubt %": 100 * len(doubtful) / len(texts),
     }
 
 
-def run_logistic(task: Task, embedder: Remembering) -> dict[str, float]:
+def fit_and_read(
+    task: Task, embedder: BulkEmbedder, further: Mapping[str, Sequence[str]] | None, texts: Sequence[str]
+) -> tuple[FittedRouter, list[Encoded], np.ndarray]:
+    """Return the router, what it reads in each text, and whether that qualifies for an expert."""
+    fitted = fit(task.examples, task.negatives, embedder, further=further, max_false_abstain=ASKED)
+    encoded = fitted.encode(texts, embedder.embed(texts))
+    return fitted, encoded, np.array([fitted.policy.qualifies(row.scores) for row in encoded])
+
+
+def run_logistic(task: Task, embedder: BulkEmbedder) -> dict[str, float]:
     pairs = [(text, route) for route, texts in task.examples.items() for text in texts]
     model = LogisticRegression(C=10, max_iter=300)
     model.fit(embedder.embed([text for text, _ in pairs]), [route for _, route in pairs])
@@ -106,7 +130,7 @@ def run_logistic(task: Task, embedder: Remembering) -> dict[str, float]:
     return measure([str(model.classes_[index]) for index in shares.argmax(axis=1)], shares.max(axis=1), task.held_out)
 
 
-def run_peer(task: Task, embedder: Remembering, python: Path) -> dict[str, float]:
+def run_peer(task: Task, embedder: BulkEmbedder, python: Path) -> dict[str, float]:
     texts = list(dict.fromkeys([*(text for texts in task.examples.values() for text in texts),
                                 *(text for text, _ in task.held_out)]))  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
@@ -122,7 +146,9 @@ def run_peer(task: Task, embedder: Remembering, python: Path) -> dict[str, float
     return measure([str(route) for route in found["routes"]], np.array(found["scores"]), task.held_out)
 
 
-def run_clinc(embedder: Remembering, given: argparse.Namespace) -> dict[str, dict[str, float]]:
+def run_clinc(
+    embedder: BulkEmbedder, given: argparse.Namespace, second: BulkEmbedder | None
+) -> dict[str, dict[str, float]]:
     draws, quick = given.draws, given.quick
     clinc, results = Clinc(), dict[str, dict[str, float]]()
     python = peer_python("semantic-router", REQUIREMENTS)
@@ -131,8 +157,10 @@ def run_clinc(embedder: Remembering, given: argparse.Namespace) -> dict[str, dic
         seeds = range(1 if count is None else draws)
         plain = [clinc.task(count, draw, negatives=False) for draw in seeds]
         warned = [clinc.task(count, draw, negatives=True) for draw in seeds]
-        results[f"{name} | pointsman"] = _mean([run_ours(task, embedder) for task in plain])
-        results[f"{name} | pointsman, 100 negatives given"] = _mean([run_ours(task, embedder) for task in warned])
+        results[f"{name} | pointsman"] = _mean([run_ours(task, embedder, second=second) for task in plain])
+        results[f"{name} | pointsman, 100 negatives given"] = _mean(
+            [run_ours(task, embedder, second=second) for task in warned]
+        )
         results[f"{name} | semantic-router"] = _mean([run_peer(task, embedder, python) for task in plain])
         results[f"{name} | logistic regression"] = _mean([run_logistic(task, embedder) for task in plain])
         if given.finetune:
@@ -154,21 +182,28 @@ def _mean(rows: Sequence[dict[str, float]]) -> dict[str, float]:
     return {key: float(np.mean([row[key] for row in rows])) for key in rows[0]}
 
 
-def run_experts(fitted: FittedRouter, embedder: Remembering) -> dict[str, Any]:
+def run_experts(fitted: FittedRouter, embedder: BulkEmbedder, second: Second = None) -> dict[str, Any]:
     """The share of questions that reach their expert, and of the others that reach the base model."""
     rows, missed = [], []
     for source, labelled in expert_questions().items():
-        decided = [(text, label, decide(fitted, embedder, [text]).route) for text, label in labelled]
-        inside = [route == label for _, label, route in decided if label is not None]
-        outside = [route is None for _, label, route in decided if label is None]
+        found = [(text, label, decide(fitted, embedder, [text], second)) for text, label in labelled]
+        inside = [decision.route == label for _, label, decision in found if label is not None]
+        outside = [decision.route is None for _, label, decision in found if label is None]
         rows.append((source, len(inside), f"{np.mean(inside):.1%}" if inside else "", len(outside),
-                     f"{np.mean(outside):.1%}" if outside else ""))  # fmt: skip
-        missed += [f"  {label or 'base'} expected, {route or 'base'}: {text}" for text, label, route in decided
-                   if route != label]  # fmt: skip
+                     f"{np.mean(outside):.1%}" if outside else "",
+                     f"{np.mean([decision.second for *_, decision in found]):.1%}"))  # fmt: skip
+        missed += [
+            f"  {label or 'base'} expected, {decision.route or 'base'}: {text}"
+            for text, label, decision in found
+            if decision.route != label
+        ]
     print(f"\nthe experts shipped, {fitted.provenance.max_false_abstain:.0%} false abstentions asked for\n")
-    print_table(("texts", "in domain", "to their expert", "out of scope", "to base"), rows)
+    print_table(("texts", "in domain", "to their expert", "out of scope", "to base", "read twice"), rows)
     print("\n".join(missed))
-    return {source: {"in_domain": inside, "out_of_scope": outside} for source, _, inside, _, outside in rows}
+    return {
+        source: {"in_domain": inside, "out_of_scope": outside, "read_twice": twice}
+        for source, _, inside, _, outside, twice in rows
+    }
 
 
 def run_tuned_experts(given: argparse.Namespace) -> dict[str, Any]:
@@ -190,23 +225,27 @@ def run_tuned_experts(given: argparse.Namespace) -> dict[str, Any]:
         return {"experts": run_experts(fitted, tuned), "conversations": run_conversations(fitted, tuned)}
 
 
-def run_conversations(fitted: FittedRouter, embedder: Remembering) -> dict[str, Any]:
+def run_conversations(fitted: FittedRouter, embedder: BulkEmbedder, second: Second = None) -> dict[str, Any]:
     """Replay each conversation; the floor looks at the last turn alone."""
-    found: dict[str, list[tuple[bool, bool]]] = {}
+    found: dict[str, list[tuple[bool, bool, bool]]] = {}
     for turns, expert, kind in conversations():
-        route, alone = (decide(fitted, embedder, asked).route or "base" for asked in (turns, turns[-1:]))
-        found.setdefault(kind, []).append((route == expert, alone == expert))
-        if route != expert:
-            print(f"  {expert} expected, {route}: {' / '.join(turns)}")
-    counts = {kind: [sum(column) for column in zip(*pairs, strict=True)] for kind, pairs in found.items()}
-    table = [[kind, len(found[kind]), right, alone] for kind, (right, alone) in counts.items()]
-    print_table(["conversations, the last turn", "asked", "right", "right by that turn alone"], table)
-    return {kind: {"asked": asked, "right": right, "right_alone": alone} for kind, asked, right, alone in table}
+        whole, alone = (decide(fitted, embedder, asked, second) for asked in (turns, turns[-1:]))
+        right, right_alone = ((decision.route or "base") == expert for decision in (whole, alone))
+        found.setdefault(kind, []).append((right, right_alone, whole.second))
+        if not right:
+            print(f"  {expert} expected, {whole.route or 'base'}: {' / '.join(turns)}")
+    table = [[kind, len(rows), *map(sum, zip(*rows, strict=True))] for kind, rows in found.items()]
+    print_table(["conversations, the last turn", "asked", "right", "right by that turn alone", "read twice"], table)
+    return {
+        kind: {"asked": asked, "right": right, "right_alone": alone, "read_twice": twice}
+        for kind, asked, right, alone, twice in table
+    }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--encoder", help="model directory, pypi:PACKAGE or Hub id; the configured one if left out")
+    parser.add_argument("--second-encoder", help="another one, for texts that the first leaves in doubt")
     parser.add_argument("--only", choices=("clinc", "experts", "conversations"))
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
@@ -215,19 +254,22 @@ def main() -> None:
     parser.add_argument("--finetune", action="store_true", help="also tune the encoder; some ten minutes more")
     arguments = parser.parse_args()
     embedder = open_encoder(arguments.encoder, arguments.threads)
+    reader = open_encoder(arguments.second_encoder, arguments.threads) if arguments.second_encoder else None
     results: dict[str, Any] = {}
     if arguments.only in (None, "clinc"):
-        results["clinc150"] = run_clinc(embedder, arguments)
+        results["clinc150"] = run_clinc(embedder, arguments, reader)
         name = "200 a domain" if arguments.quick else "all"
         ours, peer = (results["clinc150"][f"{name} | {row}"] for row in ("pointsman", "semantic-router"))
         results["ratio"] = ours["recall"] / peer["recall"]
     if arguments.only != "clinc":
         data = expert_data() | ({"further": {}} if arguments.without_further else {})
-        fitted = fit(**data, embedder=embedder, max_false_abstain=Settings().router.false_abstain)
+        share = Settings().router.false_abstain
+        fitted = fit(**data, embedder=embedder, max_false_abstain=share)
+        second = (fit(**data, embedder=reader, max_false_abstain=share), reader) if reader else None
         if arguments.only in (None, "experts"):
-            results["experts"] = run_experts(fitted, embedder)
+            results["experts"] = run_experts(fitted, embedder, second)
         if arguments.only in (None, "conversations"):
-            results["conversations"] = run_conversations(fitted, embedder)
+            results["conversations"] = run_conversations(fitted, embedder, second)
         if arguments.finetune:
             results["finetuned"] = run_tuned_experts(arguments)
     finish("routing_quality", **results)

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-from routing_data import Clinc, Remembering, Task, open_encoder
+from routing_data import Clinc, Task, open_encoder
 from routing_quality import measure
 from serving import finish, print_table
 from sklearn.cluster import KMeans
@@ -25,7 +25,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import cross_val_predict
 from sklearn.svm import SVC
 
-from router import fit
+from router import BulkEmbedder, fit
 from router.classifier import KERNEL, LEXICAL, LINEAR, NEAREST, SCOPE
 
 CLUSTERS = 15
@@ -146,7 +146,7 @@ def distances(vectors: Vectors, groups: np.ndarray, asked: Vectors) -> Vectors:
     return (one**2).sum(axis=1)[:, None] + (other**2).sum(axis=1) - 2 * one @ other.T
 
 
-def run_recipe(recipe: Recipe, task: Task, embedder: Remembering) -> dict[str, float]:
+def run_recipe(recipe: Recipe, task: Task, embedder: BulkEmbedder) -> dict[str, float]:
     routes = sorted(task.examples)
     texts = [text for route in routes for text in task.examples[route]]
     labels = np.repeat(np.arange(len(routes)), [len(task.examples[route]) for route in routes])
@@ -155,7 +155,7 @@ def run_recipe(recipe: Recipe, task: Task, embedder: Remembering) -> dict[str, f
     return measure([routes[index] for index in scores.argmax(axis=1)], scores.max(axis=1), task.held_out)
 
 
-def run_ours(task: Task, embedder: Remembering) -> dict[str, dict[str, float]]:
+def run_ours(task: Task, embedder: BulkEmbedder) -> dict[str, dict[str, float]]:
     """Ours without negatives, with them, and with one kind of evidence less each."""
     texts = [text for text, _ in task.held_out]
     results = {}
