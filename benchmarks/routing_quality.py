@@ -16,7 +16,7 @@ With --second-encoder, a router on that one decides where the first is in doubt;
 The last line is one JSON object; `ratio` is our recall over semantic-router's with all examples and no negatives.
 
     python benchmarks/routing_quality.py [--encoder SOURCE] [--second-encoder SOURCE] [--draws 5]
-                                         [--only clinc|experts|conversations] [--quick] [--without-further]
+                                         [--only clinc experts conversations] [--quick] [--without-further]
                                          [--finetune]
 """
 
@@ -54,6 +54,7 @@ from router.calibrate import area_under_curve, calibration_error
 from router.continuation import Encoded
 
 ASKED = 0.05
+PARTS = ("clinc", "experts", "conversations")
 Second = tuple[FittedRouter, BulkEmbedder] | None
 REQUIREMENTS = ("semantic-router==1.1.1", "sentence-transformers==6.2.0", "torch==2.13.0", "transformers==5.24.0")
 COLUMNS = ("accuracy %", "AUROC", "recall", "false abstain %", "recall at own threshold", "calibration error",
@@ -246,7 +247,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--encoder", help="model directory, pypi:PACKAGE or Hub id; the configured one if left out")
     parser.add_argument("--second-encoder", help="another one, for texts that the first leaves in doubt")
-    parser.add_argument("--only", choices=("clinc", "experts", "conversations"))
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="leave out CLINC150 with all 15,000 examples")
@@ -256,19 +257,19 @@ def main() -> None:
     embedder = open_encoder(arguments.encoder, arguments.threads)
     reader = open_encoder(arguments.second_encoder, arguments.threads) if arguments.second_encoder else None
     results: dict[str, Any] = {}
-    if arguments.only in (None, "clinc"):
+    if "clinc" in arguments.only:
         results["clinc150"] = run_clinc(embedder, arguments, reader)
         name = "200 a domain" if arguments.quick else "all"
         ours, peer = (results["clinc150"][f"{name} | {row}"] for row in ("pointsman", "semantic-router"))
         results["ratio"] = ours["recall"] / peer["recall"]
-    if arguments.only != "clinc":
+    if set(arguments.only) != {"clinc"}:
         data = expert_data() | ({"further": {}} if arguments.without_further else {})
         share = Settings().router.false_abstain
         fitted = fit(**data, embedder=embedder, max_false_abstain=share)
         second = (fit(**data, embedder=reader, max_false_abstain=share), reader) if reader else None
-        if arguments.only in (None, "experts"):
+        if "experts" in arguments.only:
             results["experts"] = run_experts(fitted, embedder, second)
-        if arguments.only in (None, "conversations"):
+        if "conversations" in arguments.only:
             results["conversations"] = run_conversations(fitted, embedder, second)
         if arguments.finetune:
             results["finetuned"] = run_tuned_experts(arguments)

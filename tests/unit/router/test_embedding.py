@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -111,7 +111,7 @@ def test_an_encoder_that_int8_spoils_is_kept_in_float32_or_refused(
 ) -> None:
     import onnx
 
-    def spoil(source: Path, target: Path) -> None:
+    def spoil(source: Path, target: Path, spared: Sequence[str] = ()) -> None:
         model = onnx.load(str(source))
         weights = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))  # of the words
         weights.raw_data = np.random.default_rng(0).permutation(np.frombuffer(weights.raw_data, "<f4")).tobytes()
@@ -133,6 +133,31 @@ def test_an_encoder_that_int8_spoils_is_kept_in_float32_or_refused(
     with caplog.at_level("INFO", "pointsman.router"):
         assert OnnxEmbedder(tmp_path / "encoder").dim == manifest["dim"]
     assert "not quantised" in caplog.text
+
+
+@pytest.mark.integration
+def test_of_an_encoder_that_int8_spoils_only_the_noisy_weights_stay_in_float32(
+    encoder_source: Path, encoder_dir: Path, tmp_path: Path
+) -> None:
+    """A channel a hundred times as large as its neighbours leaves these next to nothing of 255 steps."""
+    import torch
+
+    model = export.load_source(encoder_source)
+    with torch.no_grad():
+        for layer in model[0].auto_model.encoder.layer:
+            value, output = layer.attention.self.value, layer.attention.output.dense
+            value.weight[::64] *= 200
+            value.bias[::64] *= 200
+            output.weight[:, ::64] /= 200  # the same function
+    model.save(str(tmp_path / "source"))
+    export.export_onnx(tmp_path / "source", tmp_path / "encoder")
+    manifest = json.loads((tmp_path / "encoder" / MANIFEST).read_text())
+    assert manifest["quantisation"] == "int8, dynamic, but for 6 weights"
+    texts = ["How do I prune a climbing rose in late winter?", "my back tyre keeps going flat"]
+    cosines = np.sum(OnnxEmbedder(tmp_path / "encoder").embed(texts) * OnnxEmbedder(encoder_dir).embed(texts), axis=1)
+    assert cosines.min() > 0.97
+    sizes = [(folder / MODEL).stat().st_size for folder in (encoder_dir, tmp_path / "encoder")]
+    assert sizes[0] < sizes[1] < 1.3 * sizes[0]
 
 
 @pytest.mark.integration
