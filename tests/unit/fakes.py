@@ -178,8 +178,9 @@ class FakeEngine:
 class FakeRouter:
     """``router.Router``: routes a text to the first expert whose name stands in it."""
 
-    def __init__(self, *routes: str, failure: RouterError | None = None) -> None:
+    def __init__(self, *routes: str, failure: RouterError | None = None, second: bool = False) -> None:
         self.routes = routes
+        self.second = second
         self.threshold = 0.5
         self.failure = failure
         self.seen: list[list[str]] = []
@@ -193,9 +194,13 @@ class FakeRouter:
             if named is not None:
                 scores = {route: 0.9 if route == named else 0.1 for route in self.routes}
                 reason = Reason.STICKY if number else Reason.ROUTED
-                return RouteDecision(named, reason, 0.9, scores, self.threshold, None, 0.8, len(turns), False)
+                return RouteDecision(
+                    named, reason, 0.9, scores, self.threshold, None, 0.8, len(turns), False, self.second
+                )
         scores = dict.fromkeys(self.routes, 0.2)
-        return RouteDecision(None, Reason.FALLBACK, 0.2, scores, self.threshold, None, 0.0, len(turns), False)
+        return RouteDecision(
+            None, Reason.FALLBACK, 0.2, scores, self.threshold, None, 0.0, len(turns), False, self.second
+        )
 
     async def explain(self, turns: Sequence[str], *, nearest: int = 5) -> Explanation:
         near = [Neighbour(f"text {number}", None, 0.5) for number in range(nearest)]

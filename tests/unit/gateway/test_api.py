@@ -48,7 +48,9 @@ class World:
         self.registry = ExpertRegistry(experts, [Rejected("broken", "its hash is wrong")])
         self.backend = ScriptedBackend(*(scripts or (chat_events("Hello"),)))
         self.engine = FakeEngine({"b0": self.backend})
-        self.router = FakeRouter("baking", "cycling", failure=more.pop("failure", None))
+        self.router = FakeRouter(
+            "baking", "cycling", failure=more.pop("failure", None), second=more.pop("second", False)
+        )
         router = self.router if more.pop("routed", True) else None
         queue = more.pop("queue", 9)
         self.pool = LeasePool(
@@ -464,11 +466,21 @@ async def test_a_dry_run_shows_the_decision_and_touches_no_backend(tmp_path: Pat
         "score": 0.9,
         "threshold": 0.5,
         "scores": {"cycling": 0.9, "baking": 0.1},
+        "second": False,
     }
     assert list((await world.post("/v1/route", {"input": "about cycling"})).json()["scores"]) == ["cycling", "baking"]
     assert (await world.post("/v1/route", HELLO)).json()["expert"] == "baking"
     assert (await world.post("/v1/route", {"input": "hello"})).json()["reason"] == "fallback"
     assert world.backend.received == []
+
+
+async def test_what_the_second_router_decided_is_said_and_counted(tmp_path: Path) -> None:
+    world = World(tmp_path, second=True)
+    assert (await world.post("/v1/route", {"input": "about cycling"})).json()["second"] is True
+    assert (await world.post("/v1/route", {"input": "hello"})).json()["second"] is True
+    assert "pointsman_route_second_total 2.0" in (await world.client.get("/metrics")).text
+    assert (await world.post(CHAT, {**HELLO, "model": "baking"})).status_code == 200
+    assert "pointsman_route_second_total 2.0" in (await world.client.get("/metrics")).text
 
 
 async def test_a_dry_run_says_that_the_router_failed(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def test_of_many_answers_the_same_part_teaches_whatever_the_others_are() -> None
 def test_what_cannot_be_prepared_is_said_by_what_needs_it(
     factory: RouterFactory, expert: Callable[..., Expert], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(source: Source) -> None:
+    def fail(source: Source, **_: Any) -> None:
         raise ConfigError("router: the encoder is gone")
 
     monkeypatch.setattr(factory, "fit_on", fail)
@@ -103,7 +103,7 @@ def test_who_waits_for_a_fit_of_the_same_finds_it_done(
         time.sleep(0.2)
         return fit(texts[0], texts[1], embedder), Reference.build(texts[0], texts[1], embedder)
 
-    monkeypatch.setattr(factory, "encoder_to_fit", lambda: embedder)
+    monkeypatch.setattr(factory, "encoder_to_fit", lambda encoder: embedder)
     monkeypatch.setattr(ApartFitter, "fit", fit_once)
     source = Source(examples(), negatives())
     with ThreadPoolExecutor(3) as threads:
@@ -113,3 +113,40 @@ def test_who_waits_for_a_fit_of_the_same_finds_it_done(
     monkeypatch.setattr("gateway.routing._KEPT_ROUTERS", 1)
     factory.fit_on(Source(examples(), negatives()[1:]))
     assert len(list((tmp_path / "cache" / "router").glob("*.examples.npz"))) == 1
+
+
+async def test_a_second_encoder_makes_a_second_router_for_what_the_first_leaves_in_doubt(
+    expert: Callable[..., Expert], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    outside = tmp_path / "outside.jsonl"
+    outside.write_text("".join(json.dumps({"text": text}) + "\n" for text in negatives()))
+    embedders = {"quick": WordEmbedder("quick"), "thorough": WordEmbedder("thorough")}
+    factory = RouterFactory("quick", outside, tmp_path / "cache", second_encoder="thorough")
+    fits = list[str]()
+
+    def fit_here(
+        self: ApartFitter, texts: Any, others: Any, embedder: WordEmbedder, **given: Any
+    ) -> tuple[FittedRouter, Reference]:
+        fits.append(embedder.fingerprint)
+        kept = {name: given[name] for name in ("passages", "further", "max_false_abstain")}
+        return fit(texts, others, embedder, **kept), Reference.build(texts, others, embedder)
+
+    monkeypatch.setattr(factory, "open_encoder", embedders.__getitem__)
+    monkeypatch.setattr(WordEmbedder, "finetuned", False, raising=False)
+    monkeypatch.setattr(ApartFitter, "fit", fit_here)
+    monkeypatch.setattr("gateway.routing.read_rows", lambda path: ([], []))
+    experts = [expert(name, *texts) for name, texts in examples().items()]
+    with caplog.at_level("WARNING"):
+        factory.prepare(experts)
+    assert sorted(fits) == ["quick", "thorough"]
+    assert len(caplog.messages) == len(set(caplog.messages))  # both are fitted on the same texts
+    router = factory.build(experts)
+    assert len(fits) == 2
+    assert router is not None
+    for embedder in embedders.values():
+        embedder.batches.clear()
+    clear, doubtful = await router.decide(["compost and mulch for a hedge"]), await router.decide(["hedge tax"])
+    assert (clear.second, doubtful.second) == (False, True)
+    assert embedders["thorough"].batches == [["hedge tax"]]
+    assert {found.route for found in (await router.explain(["hedge tax"])).nearest} & {"garden", None}
+    await router.aclose()

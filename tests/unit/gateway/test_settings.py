@@ -115,6 +115,8 @@ def test_a_secret_in_the_file_or_on_the_command_line_is_refused_unrepeated(file:
         ("limits: {default_tokens: 9999}", "default_tokens 9999 is over max_tokens 4096"),
         ("log: {level: loud}", "log.level: .*'loud'"),
         ("router: {false_abstain: 0.5}", "router.false_abstain: "),
+        ("router: {encoder: a, second_encoder: a}", "router: second_encoder and encoder are both 'a'"),
+        ("router: {artifact: x, second_encoder: b}", "router: second_encoder 'b' is for .*artifact 'x' names one"),
         ("scheduler: {max_queue: 1}\nscheduler: {max_queue: 2}", "duplicate key 'scheduler'"),
         ("scheduler:\n  max_queue: 1\n  max_queue: 2", "duplicate key 'max_queue'"),
         ("scheduler: [", "not valid YAML"),
