@@ -3,11 +3,14 @@
 Ours is `Router.decide`, encoder and head and the way to its threads and back, on the shipped experts' examples. Beside
 it, in the same run and in turns: aurelio semantic-router with the same encoder weights and the same examples, and
 sentence-transformers, which embeds and decides nothing. Every text is new (cold), or was just decided (warm).
+With --second-encoder, a router on that one decides where the first is in doubt; then also measured: held-out questions
+about the experts, and others, by whether they were read once or twice.
 
 The last line is one JSON object; `ratio` is semantic-router's median for 8 words over ours. The figures are those of an
 otherwise idle machine only.
 
-    python benchmarks/routing_speed.py [--encoder SOURCE] [--threads 2] [--repeats 60] [--no-peers]
+    python benchmarks/routing_speed.py [--encoder SOURCE] [--second-encoder SOURCE] [--threads 2] [--repeats 60]
+                                       [--no-peers]
 """
 
 from __future__ import annotations
@@ -31,13 +34,13 @@ from typing import Any
 import numpy as np
 import uvloop
 from peers import child_environment, peer_python
-from routing_data import expert_source
+from routing_data import expert_questions, expert_source
 from serving import finish, percentile, print_table
 
 from gateway.base import Kind, default_cache_dir, resolve
 from gateway.routing import Source
 from gateway.settings import Settings
-from router import BulkEmbedder, OnnxEmbedder, Router, ensure_encoder, fit
+from router import BulkEmbedder, FittedRouter, OnnxEmbedder, Router, ensure_encoder, fit
 
 ROOT = Path(__file__).parents[1]
 WORDS = (8, 25, 200)
@@ -79,6 +82,22 @@ async def decide_each(router: Router, texts: Sequence[str]) -> list[float]:
         await router.decide([text])
         ms.append((time.perf_counter() - started) * 1000)
     return ms
+
+
+async def decide_questions(router: Router) -> dict[str, dict[str, float]]:
+    """What a new text takes, by whether it was read once or twice: share of all, milliseconds."""
+    texts = [text for labelled in expert_questions().values() for text, _ in labelled]
+    ms: dict[str, list[float]] = {"once": [], "twice": []}
+    for text in dict.fromkeys(texts):
+        started = time.perf_counter()
+        decision = await router.decide([text])
+        ms["twice" if decision.second else "once"].append((time.perf_counter() - started) * 1000)
+    total = sum(map(len, ms.values()))
+    return {
+        name: {"share": len(values) / total, "p50": percentile(values, 0.5), "p95": percentile(values, 0.95)}
+        for name, values in ms.items()
+        if values
+    }
 
 
 async def decide_together(router: Router, texts: Sequence[str], clients: int) -> float:
@@ -146,7 +165,7 @@ async def measure(router: Router, peer: Peer | None, names: Sequence[str], repea
         for name in names if peer else ():
             row[name] = len(given[:64]) / peer(name, given[:64], clients)["seconds"] if peer else 0.0
         throughput[f"{clients} clients"] = row
-    return {"ms": latency, "decisions_per_s": throughput}
+    return {"ms": latency, "decisions_per_s": throughput, "questions_read": await decide_questions(router)}
 
 
 def report(results: dict[str, Any], **facts: Any) -> None:
@@ -159,36 +178,57 @@ def report(results: dict[str, Any], **facts: Any) -> None:
     rows = [[label, *(f"{row[name]:.0f}" for name in names)] for label, row in results["decisions_per_s"].items()]
     print()
     print_table(["8 words, decisions a second", *names], rows)
+    rows = [[name, f"{row['share']:.0%}", f"{row['p50']:.3g} / {row['p95']:.3g}"]
+            for name, row in results["questions_read"].items()]  # fmt: skip
+    print()
+    print_table(["questions, read", "share", "ms, p50 / p95"], rows)
     peer = results["ms"]["8 words"].get("semantic-router")
     ratio = peer["p50"] / results["ms"]["8 words"]["ours"]["p50"] if peer else None
     finish("routing_speed", **results, **facts, ratio=ratio)
 
 
+def open_encoder(source: str, threads: int) -> tuple[Path, OnnxEmbedder]:
+    """Open an encoder, exported if need be; also returns where the model lies that it is made from."""
+    cache_dir, folder = default_cache_dir(), Path(source)
+    if ":" in source or folder.is_dir():
+        folder = resolve(source, cache_dir=cache_dir, kind=Kind.DIRECTORY).path
+    return folder, OnnxEmbedder(ensure_encoder(folder, cache_dir / "encoders"), threads=threads)
+
+
+def fit_twice(source: Source, embedder: OnnxEmbedder, threads: int) -> tuple[FittedRouter, list[float]]:
+    """Fit from nothing, and again with the vectors kept; seconds of each."""
+    seconds: list[float] = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for _ in ("from nothing", "again"):
+            started = time.monotonic()
+            bulk = BulkEmbedder(embedder, workers=threads, store=Path(scratch) / "vectors.npz")
+            fitted = fit(**asdict(source), embedder=bulk, workers=threads)
+            bulk.save()
+            seconds.append(round(time.monotonic() - started, 1))
+    return fitted, seconds
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--encoder", default=Settings().router.encoder, help="as router.encoder in the configuration")
+    parser.add_argument("--second-encoder", help="as router.second_encoder")
     parser.add_argument("--threads", type=int, default=Settings().router.threads, help="as router.threads")
     parser.add_argument("--peer-threads", type=int, default=os.cpu_count() or 1, help="torch's threads")
     parser.add_argument("--repeats", type=int, default=60)
     parser.add_argument("--no-peers", action="store_true")
     arguments = parser.parse_args()
-    cache_dir = default_cache_dir()
-    folder = Path(arguments.encoder)
-    if ":" in arguments.encoder or folder.is_dir():
-        folder = resolve(arguments.encoder, cache_dir=cache_dir, kind=Kind.DIRECTORY).path
-    embedder = OnnxEmbedder(ensure_encoder(folder, cache_dir / "encoders"), threads=arguments.threads)
+    folder, embedder = open_encoder(arguments.encoder, arguments.threads)
     source = expert_source()
-    fit_s: list[float] = []
-    with tempfile.TemporaryDirectory() as scratch:
-        for _ in ("from nothing", "again"):
-            started = time.monotonic()
-            bulk = BulkEmbedder(embedder, workers=arguments.threads, store=Path(scratch) / "vectors.npz")
-            fitted = fit(**asdict(source), embedder=bulk, workers=arguments.threads)
-            bulk.save()
-            fit_s.append(round(time.monotonic() - started, 1))
+    fitted, fit_s = fit_twice(source, embedder, arguments.threads)
+    facts: dict[str, Any] = {"fit_s": fit_s[0], "refit_s": fit_s[1]}
+    if arguments.second_encoder:
+        _, reader = open_encoder(arguments.second_encoder, arguments.threads)
+        fitted_again, fit_s = fit_twice(source, reader, arguments.threads)
+        facts |= {"second_fit_s": fit_s[0], "second_refit_s": fit_s[1]}
 
     async def run(peer: Peer | None) -> dict[str, Any]:
-        router = Router(fitted, embedder, workers=arguments.threads)
+        second = Router(fitted_again, reader, workers=arguments.threads) if arguments.second_encoder else None
+        router = Router(fitted, embedder, workers=arguments.threads, second=second)
         try:
             return await measure(router, peer, ("semantic-router", "sentence-transformers"), arguments.repeats)
         finally:
@@ -199,7 +239,7 @@ def main() -> None:
         if not arguments.no_peers:
             peer = stack.enter_context(open_peers(folder, source, arguments.peer_threads))
         results = uvloop.run(run(peer))  # as the gateway does
-    report(results, threads=arguments.threads, peer_threads=arguments.peer_threads, fit_s=fit_s[0], refit_s=fit_s[1])
+    report(results, threads=arguments.threads, peer_threads=arguments.peer_threads, **facts)
 
 
 if __name__ == "__main__":
