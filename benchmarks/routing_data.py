@@ -15,6 +15,7 @@ from gateway.routing import Source
 from gateway.settings import Settings
 from router import BulkEmbedder, Embedder, FittedRouter, OnnxEmbedder, RouteDecision, ensure_encoder
 from router.conversation import MAX_TURNS
+from router.threshold import Scores
 
 ROOT = Path(__file__).parents[1]
 DATA = Path(__file__).parent / "data"
@@ -126,12 +127,19 @@ def decide(
     embedder: Embedder,
     turns: Sequence[str],
     second: tuple[FittedRouter, Embedder] | None = None,
+    settled: Mapping[str, Scores] | None = None,
 ) -> RouteDecision:
     """Decide about the last of some user turns, as the running gateway does, with a second router or without."""
-    recent = [embedder.normalise(turn) for turn in turns[-MAX_TURNS:]]
+    turns = turns[-MAX_TURNS:]
+    recent = [embedder.normalise(turn) for turn in turns]
     known = dict(zip(recent, fitted.encode(recent, embedder.embed(recent)), strict=True))
+    for turn, text in zip(turns, recent, strict=True):
+        if turn in (settled or {}):
+            known[text] = replace(known[text], scores=(settled or {})[turn])
     if second is not None and fitted.policy.in_doubt(recent, known):
-        return replace(decide(*second, turns), second=True)
+        scores = {turn: known[text].scores for turn, text in zip(turns, recent, strict=True)}
+        clear = {turn: found for turn, found in scores.items() if fitted.policy.is_clear(found)}
+        return replace(decide(*second, turns, settled=clear), second=True)
     while (joint := fitted.policy.missing(recent, known)) is not None:
         (known[joint],) = fitted.encode([joint], embedder.embed([joint]))
     return fitted.policy.decide(recent, known)

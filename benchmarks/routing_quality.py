@@ -254,6 +254,8 @@ def main() -> None:
     parser.add_argument("--without-further", action="store_true", help="fit without the experts' further examples")
     parser.add_argument("--finetune", action="store_true", help="also tune the encoder; some ten minutes more")
     arguments = parser.parse_args()
+    if arguments.finetune and arguments.second_encoder:
+        parser.error("--finetune and --second-encoder do not go together")
     embedder = open_encoder(arguments.encoder, arguments.threads)
     reader = open_encoder(arguments.second_encoder, arguments.threads) if arguments.second_encoder else None
     results: dict[str, Any] = {}
@@ -273,7 +275,8 @@ def main() -> None:
             results["conversations"] = run_conversations(fitted, embedder, second)
         if arguments.finetune:
             results["finetuned"] = run_tuned_experts(arguments)
-    finish("routing_quality", **results)
+    encoders = {"encoder": arguments.encoder, "second_encoder": arguments.second_encoder}
+    finish("routing_quality", **encoders, **results)
 
 
 if __name__ == "__main__":

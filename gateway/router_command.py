@@ -77,6 +77,8 @@ def fit_router(
             factory, _source(factory, settings, files), out, false_abstain, finetuned=finetuned, own=not files
         )
     warnings = [*fitted.warnings, *overlap.warnings()]
+    if out is not None and settings.router.second_encoder is not None:
+        warnings.append(f"{out} holds the first router alone: router.second_encoder is not part of it")
     facts: dict[str, Any] = {
         "routes": fitted.routes,
         "threshold": round(fitted.threshold, 4),
@@ -177,7 +179,8 @@ def explain_text(
         print(json.dumps(found.to_dict()))
         return 0
     decision = found.decision
-    print(f"{decision.route or BASE} ({decision.reason.value})\n  {found.why}\n")
+    by = ", by the second router" if decision.second else ""
+    print(f"{decision.route or BASE} ({decision.reason.value}{by})\n  {found.why}\n")
     kinds = [weighed.kind for weighed in next(iter(found.evidence.values()))]
     print(f"{'route':16}{'score':>7}  " + "".join(f"{kind:>10}" for kind in kinds))
     for route, weighed in found.evidence.items():

@@ -376,8 +376,10 @@ class RouterFactory:
         Raises:
             ConfigError: it cannot be found or exported, or was fine-tuned: its router is fitted already.
         """
-        encoder = encoder or self.encoder
+        encoder = self.encoder if encoder is None else encoder
         embedder = self.open_encoder(encoder)
+        if encoder != self.encoder and embedder.fingerprint == self.open_encoder(self.encoder).fingerprint:
+            raise ConfigError(f"router.second_encoder {encoder} is the same as router.encoder: set another, or none")
         if embedder.finetuned:
             raise ConfigError(
                 f"the encoder {encoder} was fine-tuned on examples, and a router that is calibrated on them "

@@ -128,6 +128,12 @@ class RouterSettings(_Section):
     label_log_band: float = Field(default=0.15, gt=0, le=1)
     label_log_max_bytes: int = Field(default=1024 * 1024, ge=16384)
 
+    @field_validator("second_encoder", mode="before")
+    @classmethod
+    def _none_by_any_name(cls, value: object) -> object:
+        # The environment and the command line know texts only.
+        return None if isinstance(value, str) and value.strip() in ("", "null") else value
+
     @model_validator(mode="after")
     def _second_is_fitted_here(self) -> RouterSettings:
         if self.second_encoder is not None and self.artifact is not None:

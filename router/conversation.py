@@ -67,6 +67,10 @@ class Policy:
         found = {self._clearly_for(known[turn].scores) for turn in turns}
         return len(found) > 1 or DOUBTFUL in found
 
+    def is_clear(self, scores: Scores) -> bool:
+        """Tell whether a turn alone is clearly for a route, or clearly for none."""
+        return self._clearly_for(scores) != DOUBTFUL
+
     def missing(self, turns: Sequence[str], known: Mapping[str, Encoded]) -> str | None:
         """Return the next joined text that `decide` will need for these turns and is not known; None: it has all."""
         try:

@@ -70,6 +70,7 @@ class Decided:
             "decided": decision.route,
             "right": self.expected == self.named,
             "reason": decision.reason.value,
+            "second": decision.second,
             "score": decision.score,
             "threshold": decision.threshold,
             "scores": dict(decision.scores),

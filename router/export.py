@@ -24,6 +24,8 @@ import numpy as np
 from router.embedding import FORMAT, MANIFEST, MODEL, TOKENIZER, UNQUANTISED, OnnxEmbedder, hash_file
 from router.errors import EmbeddingError
 
+log = logging.getLogger("pointsman.router")
+
 TRACED, FUSED = "fp32.onnx", "fused.onnx"
 QUANTISED = {"MatMul", "Attention"}
 """Operators whose weights are the bulk of an encoder."""
@@ -32,9 +34,9 @@ QUANTISED = {"MatMul", "Attention"}
 MIN_MEAN_PARITY = 0.98
 MIN_PARITY = 0.95
 
-MAX_NOISE = 0.15
+MAX_NOISE = 0.1
 """A weight whose output eight bits would disturb by more than this share stays in float32, where a model does not bear
-all of them in int8: in all-mpnet-base-v2 eight of 72."""
+all of them in int8: in all-mpnet-base-v2 15 of 72."""
 
 # Lengths, scripts and styles that a quantised or mistraced graph would get wrong.
 PARITY_TEXTS = (
@@ -227,8 +229,12 @@ def _try_int8(staging: Path, graphs: Sequence[str], described: dict[str, Any], e
         for graph in graphs:
             try:
                 spared = _find_noisy(staging / graph, staging / TOKENIZER) if partly else []
-                if partly and not spared:
-                    continue
+            except Exception:  # ONNX Runtime's own are of no common kind; then float32 is left
+                log.debug("which weights are noisy cannot be told", exc_info=True)
+                spared = []
+            if partly and not spared:
+                continue
+            try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
                     _quantise(staging / graph, staging / MODEL, spared)

@@ -5,7 +5,7 @@ Joins the encoder, the fitted classifier and the conversation rules; owns no rul
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -19,6 +19,7 @@ from router.embedding import Embedder, Vectors
 from router.errors import RouterError
 from router.explain import Explanation, explain_decision
 from router.reference import Neighbour, Reference
+from router.threshold import Scores
 from router.types import RouteDecision
 
 
@@ -47,7 +48,8 @@ class Router:
             reference: gives the labelled texts for explanations, read at the first one; without it, an explanation
                 names no examples.
             second: another router for the same routes, on a better and slower encoder. Where this one is in doubt
-                (`Policy.in_doubt`), that one decides, about the whole conversation; it is closed with this one.
+                (`Policy.in_doubt`), that one decides, about the whole conversation, in which a turn that alone is clear
+                to this one keeps its scores: a later turn changes no earlier decision. It is closed with this one.
 
         Raises:
             RouterError: the encoder is another one, or the second router knows other routes.
@@ -89,19 +91,7 @@ class Router:
         Raises:
             EmbeddingError: the encoder failed on one of the texts, or the router is closed.
         """
-        given = [turn for turn in turns if turn.strip()][-MAX_TURNS:] or [""]
-        # What is read alike is decided and remembered alike, however it was typed.
-        recent = [self._embedder.normalise(turn) for turn in given]
-        encoded, cached = await self._batcher.get(recent)
-        known = dict(zip(recent, encoded, strict=True))
-        policy = self._fitted.policy
-        if self._second is not None and policy.in_doubt(recent, known):
-            decision = await self._second.decide(turns)
-            return replace(decision, second=True, cached=cached and decision.cached)
-        while (joint := policy.missing(recent, known)) is not None:
-            (known[joint],), joint_cached = await self._batcher.get([joint])
-            cached = cached and joint_cached
-        return policy.decide(recent, known, cached=cached)
+        return await self._decide([turn for turn in turns if turn.strip()][-MAX_TURNS:] or [""], {})
 
     async def explain(self, turns: Sequence[str], *, nearest: int = 5) -> Explanation:
         """Decide as `decide` does, and say what the decision rests on.
@@ -142,6 +132,26 @@ class Router:
         await self._batcher.aclose()
         if self._second is not None:
             await self._second.aclose()
+
+    async def _decide(self, turns: Sequence[str], settled: Mapping[str, Scores]) -> RouteDecision:
+        """Decide as `decide` does; some turns have scores already."""
+        # What is read alike is decided and remembered alike, however it was typed.
+        recent = [self._embedder.normalise(turn) for turn in turns]
+        encoded, cached = await self._batcher.get(recent)
+        known = dict(zip(recent, encoded, strict=True))
+        for turn, text in zip(turns, recent, strict=True):
+            if turn in settled:
+                known[text] = replace(known[text], scores=settled[turn])
+        policy = self._fitted.policy
+        if self._second is not None and policy.in_doubt(recent, known):
+            clear = {turn: known[text].scores for turn, text in zip(turns, recent, strict=True)}
+            clear = {turn: scores for turn, scores in clear.items() if policy.is_clear(scores)}
+            decision = await self._second._decide(turns, clear)
+            return replace(decision, second=True, cached=cached and decision.cached)
+        while (joint := policy.missing(recent, known)) is not None:
+            (known[joint],), joint_cached = await self._batcher.get([joint])
+            cached = cached and joint_cached
+        return policy.decide(recent, known, cached=cached)
 
     def _nearest(self, turn: Encoded, count: int) -> list[Neighbour]:
         if self._reference is None and self._read_reference is not None:

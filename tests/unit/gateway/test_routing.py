@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from unit.fakes import write_expert_files
 from unit.router.word_embedder import WordEmbedder, examples, negatives
@@ -19,6 +21,7 @@ from gateway.experts import Expert, load_expert
 from gateway.routing import RouterFactory, Source, draw_passages
 from gateway.routing import _keep_newest as keep_newest
 from router import ApartFitter, FittedRouter, Reference, fit
+from router.embedding import Vectors
 
 
 @pytest.fixture
@@ -115,12 +118,22 @@ def test_who_waits_for_a_fit_of_the_same_finds_it_done(
     assert len(list((tmp_path / "cache" / "router").glob("*.examples.npz"))) == 1
 
 
+class WideEmbedder(WordEmbedder):
+    """The same directions in twice as many dimensions."""
+
+    dim = 2 * WordEmbedder.dim
+
+    def embed(self, texts: Sequence[str]) -> Vectors:
+        vectors = super().embed(texts)
+        return np.concatenate([np.zeros_like(vectors), vectors], axis=1)
+
+
 async def test_a_second_encoder_makes_a_second_router_for_what_the_first_leaves_in_doubt(
     expert: Callable[..., Expert], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     outside = tmp_path / "outside.jsonl"
     outside.write_text("".join(json.dumps({"text": text}) + "\n" for text in negatives()))
-    embedders = {"quick": WordEmbedder("quick"), "thorough": WordEmbedder("thorough")}
+    embedders = {"quick": WordEmbedder("quick"), "thorough": WideEmbedder("thorough"), "same": WordEmbedder("quick")}
     factory = RouterFactory("quick", outside, tmp_path / "cache", second_encoder="thorough")
     fits = list[str]()
 
@@ -135,18 +148,30 @@ async def test_a_second_encoder_makes_a_second_router_for_what_the_first_leaves_
     monkeypatch.setattr(WordEmbedder, "finetuned", False, raising=False)
     monkeypatch.setattr(ApartFitter, "fit", fit_here)
     monkeypatch.setattr("gateway.routing.read_rows", lambda path: ([], []))
-    experts = [expert(name, *texts) for name, texts in examples().items()]
+    experts = [expert(name, *texts[:45]) for name, texts in examples().items()]  # so few that a fit warns
+    experts = [replace(one, manifest=one.manifest.model_copy(update={"threshold": 0.2})) for one in experts]
     with caplog.at_level("WARNING"):
         factory.prepare(experts)
     assert sorted(fits) == ["quick", "thorough"]
+    assert caplog.messages
     assert len(caplog.messages) == len(set(caplog.messages))  # both are fitted on the same texts
     router = factory.build(experts)
     assert len(fits) == 2
     assert router is not None
     for embedder in embedders.values():
         embedder.batches.clear()
-    clear, doubtful = await router.decide(["compost and mulch for a hedge"]), await router.decide(["hedge tax"])
+    turns = ["compost and mulch for a hedge", "when the president plays guitar for tax"]
+    clear, doubtful = await router.decide(turns[:1]), await router.decide(turns)
     assert (clear.second, doubtful.second) == (False, True)
-    assert embedders["thorough"].batches == [["hedge tax"]]
-    assert {found.route for found in (await router.explain(["hedge tax"])).nearest} & {"garden", None}
+    assert clear.threshold == 0.2  # the manifest's
+    thorough = embedders["thorough"].batches
+    assert set(turns) <= {text for batch in thorough for text in batch}
+    assert (await router.explain(turns)).nearest  # by vectors of the same length
+    second = router._second
+    assert second is not None
+    assert second._fitted.policy.overrides == {"bread": 0.2, "garden": 0.2}
     await router.aclose()
+    twice = RouterFactory("quick", outside, tmp_path / "cache", second_encoder="same")
+    monkeypatch.setattr(twice, "open_encoder", embedders.__getitem__)
+    with pytest.raises(ConfigError, match=r"router\.second_encoder same is the same as router.encoder"):
+        twice.build(experts)

@@ -74,6 +74,16 @@ def test_lists_and_nulls_can_come_from_the_environment(monkeypatch: pytest.Monke
     assert load_settings().server.cors_origins == ("http://a",)
 
 
+@pytest.mark.parametrize("none", ["", "null"])
+def test_a_second_encoder_can_be_switched_off_from_outside(
+    file: Path, monkeypatch: pytest.MonkeyPatch, none: str
+) -> None:
+    file.write_text("router: {second_encoder: a/b}")
+    assert load_settings(file).router.second_encoder == "a/b"
+    monkeypatch.setenv("GATEWAY_ROUTER__SECOND_ENCODER", none)
+    assert load_settings(file).router.second_encoder is None
+
+
 def test_secrets_come_from_the_environment_and_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GATEWAY_API_KEYS", "hidden-word")
     settings = load_settings()

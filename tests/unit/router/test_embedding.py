@@ -137,6 +137,26 @@ def test_an_encoder_that_int8_spoils_is_kept_in_float32_or_refused(
 
 
 @pytest.mark.integration
+def test_where_the_noisy_weights_cannot_be_told_the_encoder_is_kept_in_float32(
+    encoder_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Unforeseen(Exception):
+        """As ONNX Runtime's own: of no kind that we know."""
+
+    def fail(*given: object) -> list[str]:
+        raise Unforeseen("no such type")
+
+    def spoil(*given: object) -> None:
+        raise ValueError("eight bits are too few")
+
+    monkeypatch.setattr(export, "_find_noisy", fail)
+    monkeypatch.setattr(export, "_quantise", spoil)
+    export.export_onnx(encoder_source, tmp_path / "encoder")
+    manifest = json.loads((tmp_path / "encoder" / MANIFEST).read_text())
+    assert manifest["quantisation"] == "none, since with int8: eight bits are too few"
+
+
+@pytest.mark.integration
 def test_of_an_encoder_that_int8_spoils_only_the_noisy_weights_stay_in_float32(
     encoder_source: Path, encoder_dir: Path, tmp_path: Path
 ) -> None:

@@ -88,6 +88,22 @@ async def test_a_conversation_is_clear_when_all_of_it_is_about_one_thing(
     assert set(turns) <= set(read_by(second_embedder)) if asked else not read_by(second_embedder)
 
 
+async def test_a_later_turn_changes_no_earlier_decision(
+    fitted: FittedRouter, lenient: FittedRouter, embedder: WordEmbedder, second_embedder: WordEmbedder
+) -> None:
+    """What was clear to the first router stays, even where the second would have disagreed."""
+    blind = lenient.with_thresholds({"garden": 0.9999999})
+    disagreeing = replace(blind, policy=replace(blind.policy, gate=replace(blind.policy.gate, bias=-40.0)))
+    assert disagreeing.encode([GARDEN], second_embedder.embed([GARDEN]))[0].scores.max() < 0.1
+    router = Router(fitted, embedder, second=Router(disagreeing.with_thresholds({"garden": 0.8}), second_embedder))
+    assert (await router.decide([GARDEN])).route == "garden"
+    follow_up = await router.decide([GARDEN, "and how often?"])
+    assert (follow_up.route, follow_up.reason, follow_up.second) == ("garden", Reason.STICKY, True)
+    away = await router.decide([OTHER, "and how often?"])
+    assert (away.route, away.second) == (None, False)
+    await router.aclose()
+
+
 async def test_a_doubtful_conversation_is_not_read_together_by_the_first_encoder(
     router: Router, embedder: WordEmbedder
 ) -> None:
