@@ -57,10 +57,12 @@ def route_text(settings: Settings, turns: list[str], *, as_json: bool) -> int:
     experts, rejected = scan(settings)
     selection = asyncio.run(_select(settings, experts, rejected, turns))
     if as_json:
-        print(json.dumps({**selection.facts(), "scores": dict(selection.scores), "threshold": selection.threshold}))
+        more = {"scores": dict(selection.scores), "threshold": selection.threshold, "second": selection.second}
+        print(json.dumps({**selection.facts(), **more}))
         return 0
+    by = ", by the second router" if selection.second else ""
     score = "" if selection.score is None else f", score {selection.score:.3f}, threshold {selection.threshold:.3f}"
-    print(f"{selection.expert} ({selection.reason}{score})")
+    print(f"{selection.expert} ({selection.reason}{by}{score})")
     for name, value in sorted(selection.scores.items(), key=lambda item: -item[1]):
         print(f"  {name:16} {value:.3f}")
     return 0

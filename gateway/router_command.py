@@ -154,6 +154,8 @@ def evaluate_router(
         _write(decisions, "".join(json.dumps(row.to_dict(), ensure_ascii=False) + "\n" for row in decided))
     page = html or (artifact or settings.cache / "router") / "report.html"
     facts = [f"{len(rows)} texts of {', '.join(path.name for path in files)}", f"router {artifact or 'of the gateway'}"]
+    if twice := sum(row.decision.second for row in decided):
+        facts.append(f"{twice} decided by the second router, whose threshold is another than the one shown")
     _write(page, render_report(result, title="Router evaluation", facts=[*facts, time.strftime("%Y-%m-%d %H:%M")]))
     if as_json:
         print(json.dumps({**result.to_dict(), "html": str(page)}))
