@@ -169,7 +169,7 @@ def test_metrics_parse_and_hold_the_promised_series(gateway: GatewayProcess) -> 
     families = {family.name: family for family in text_string_to_metric_families(text)}
     promised = {
         "requests", "errors", "requests_in_flight", "decisions", "route_score", "route_seconds", "queue_wait_seconds",
-        "route_abstentions", "route_threshold", "route_second",
+        "route_abstentions", "route_threshold", "second_readings",
         "queue_length", "leases_held", "active_expert", "backend_up", "swaps", "swap_seconds", "engine_restarts",
         "time_to_first_token_seconds", "time_per_output_token_seconds", "request_duration_seconds", "tokens", "experts",
     }  # fmt: skip

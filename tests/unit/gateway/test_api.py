@@ -478,9 +478,9 @@ async def test_what_the_second_router_decided_is_said_and_counted(tmp_path: Path
     world = World(tmp_path, second=True)
     assert (await world.post("/v1/route", {"input": "about cycling"})).json()["second"] is True
     assert (await world.post("/v1/route", {"input": "hello"})).json()["second"] is True
-    assert "pointsman_route_second_total 2.0" in (await world.client.get("/metrics")).text
+    assert "pointsman_second_readings_total 2.0" in (await world.client.get("/metrics")).text
     assert (await world.post(CHAT, {**HELLO, "model": "baking"})).status_code == 200
-    assert "pointsman_route_second_total 2.0" in (await world.client.get("/metrics")).text
+    assert "pointsman_second_readings_total 2.0" in (await world.client.get("/metrics")).text
 
 
 async def test_a_dry_run_says_that_the_router_failed(tmp_path: Path) -> None:
