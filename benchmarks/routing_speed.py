@@ -34,10 +34,10 @@ from typing import Any
 import numpy as np
 import uvloop
 from peers import child_environment, peer_python
-from routing_data import expert_questions, expert_source
+from routing_data import expert_questions, expert_source, locate_encoder
 from serving import finish, percentile, print_table
 
-from gateway.base import Kind, default_cache_dir, resolve
+from gateway.base import default_cache_dir
 from gateway.routing import Source
 from gateway.settings import Settings
 from router import BulkEmbedder, FittedRouter, OnnxEmbedder, Router, ensure_encoder, fit
@@ -189,10 +189,8 @@ def report(results: dict[str, Any], **facts: Any) -> None:
 
 def open_encoder(source: str, threads: int) -> tuple[Path, OnnxEmbedder]:
     """Open an encoder, exported if need be; also returns where the model lies that it is made from."""
-    cache_dir, folder = default_cache_dir(), Path(source)
-    if ":" in source or folder.is_dir():
-        folder = resolve(source, cache_dir=cache_dir, kind=Kind.DIRECTORY).path
-    return folder, OnnxEmbedder(ensure_encoder(folder, cache_dir / "encoders"), threads=threads)
+    folder = Path(locate_encoder(source))
+    return folder, OnnxEmbedder(ensure_encoder(folder, default_cache_dir() / "encoders"), threads=threads)
 
 
 def fit_twice(source: Source, embedder: OnnxEmbedder, threads: int) -> tuple[FittedRouter, list[float]]:

@@ -104,13 +104,8 @@ class Router:
             ArtifactError: the labelled texts cannot be read.
         """
         decision = await self.decide(turns)
-        if decision.second and self._second is not None:
-            found = await self._second.explain(turns, nearest=nearest)
-            return replace(found, decision=decision)
-        last = next((turn for turn in reversed(turns) if turn.strip()), "")
-        (turn,), _ = await self._batcher.get([self._embedder.normalise(last)])
-        neighbours = await self._batcher.run(lambda _: self._nearest(turn, nearest), [])
-        return explain_decision(decision, turn, self._fitted.policy.gate, self.routes, neighbours)
+        router = self._second if decision.second and self._second is not None else self
+        return await router._explain(decision, turns, nearest)
 
     async def embed(self, texts: Sequence[str]) -> tuple[Vectors, int]:
         """Embed texts for a client: float32 [n_texts, dim], unit length, and the tokens read.
@@ -152,6 +147,13 @@ class Router:
             (known[joint],), joint_cached = await self._batcher.get([joint])
             cached = cached and joint_cached
         return policy.decide(recent, known, cached=cached)
+
+    async def _explain(self, decision: RouteDecision, turns: Sequence[str], nearest: int) -> Explanation:
+        """Say what a decision of this router rests on."""
+        last = next((turn for turn in reversed(turns) if turn.strip()), "")
+        (turn,), _ = await self._batcher.get([self._embedder.normalise(last)])
+        found = await self._batcher.run(lambda _: self._nearest(turn, nearest), [])
+        return explain_decision(decision, turn, self._fitted.policy.gate, self.routes, found)
 
     def _nearest(self, turn: Encoded, count: int) -> list[Neighbour]:
         if self._reference is None and self._read_reference is not None:

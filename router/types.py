@@ -51,4 +51,4 @@ class RouteDecision:
     """True when no text had to be embedded."""
 
     second: bool = False
-    """Made by the second router, since the first was in doubt: every number is of that one."""
+    """Made by the second router, since the first was in doubt; scores of a turn clear to the first are the first's."""

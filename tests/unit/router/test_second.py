@@ -99,6 +99,7 @@ async def test_a_later_turn_changes_no_earlier_decision(
     assert (await router.decide([GARDEN])).route == "garden"
     follow_up = await router.decide([GARDEN, "and how often?"])
     assert (follow_up.route, follow_up.reason, follow_up.second) == ("garden", Reason.STICKY, True)
+    assert "it continues the conversation about 'garden'" in (await router.explain([GARDEN, "and how often?"])).why
     away = await router.decide([OTHER, "and how often?"])
     assert (away.route, away.second) == (None, False)
     await router.aclose()
