@@ -153,7 +153,9 @@ def _refresh(gateway: Gateway) -> None:
                 metrics.active.labels(name, expert).set(1 if backend.active == expert else 0)
     metrics.tasks.set(len(asyncio.all_tasks()))
     metrics.restarts.set(gateway.engine.restarts)
-    metrics.threshold.set(gateway.selector.router.threshold if gateway.selector.router else 0)
+    router = gateway.selector.router
+    metrics.threshold.set(router.threshold if router else 0)
+    metrics.has_second.set(router.has_second if router else 0)
     enabled = sum(registry.is_enabled(expert.name) for expert in registry)
     metrics.experts.labels("enabled").set(enabled)
     metrics.experts.labels("disabled").set(len(registry) - enabled)

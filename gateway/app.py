@@ -107,6 +107,7 @@ async def open_gateway(settings: Settings, *, progress: bool = True) -> AsyncIte
 
         stack.push_async_callback(pool.aclose)
         stack.push_async_callback(engine.aclose)
+        stack.push_async_callback(reloader.aclose)
         router = await reloader.open(engine, pool)
         selector = Selector(registry, router, fallback=_fallback(settings, registry))
         stack.push_async_callback(_close_router, selector)

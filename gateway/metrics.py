@@ -55,6 +55,7 @@ class Metrics:
         self.scores = histogram("route_score", "Best score of the last turn, by its expert.", _SCORE, "expert")
         self.abstentions = counter("route_abstentions_total", "Best scores that did not suffice.", "expert")
         self.second = counter("second_readings_total", "Decisions of the second router, the first being in doubt.")
+        self.has_second = gauge("second_router", "1 while there is a second router.")
         self.threshold = gauge("route_threshold", "Score that a text must reach.")
         self.route_seconds = histogram("route_seconds", "Time to select an expert.", _ROUTE)
         self.router_failures = counter("router_failures_total", "Routing failures answered by the fallback.")

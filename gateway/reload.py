@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Collection, Mapping, Set
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from router import Router
@@ -61,6 +62,7 @@ class Reloader:
         self._loaded: dict[str, tuple[str, float]] = {}
         self._pool: LeasePool | None = None
         self._reloading = asyncio.Lock()
+        self._completing: asyncio.Task[None] | None = None
 
     def refuse(self, name: str, reason: str) -> None:
         """The engine could not keep an expert: out of service until a reload, which will try it again."""
@@ -69,7 +71,7 @@ class Reloader:
         self._withdraw({name})
 
     async def open(self, engine: Engine, pool: LeasePool) -> Router | None:
-        """Start the engine with what is there, then the router.
+        """Start the engine with what is there, then the router; a second router that must be fitted first follows.
 
         Raises:
             ConfigError, BackendStartError: one of them cannot be had.
@@ -82,12 +84,19 @@ class Reloader:
         log.info("opening the router; fitted anew when examples changed, which takes half a minute")
         return await self._router(found, refused)
 
+    async def aclose(self) -> None:
+        """Wait for no second router any more."""
+        if self._completing is not None:
+            self._completing.cancel()
+            await asyncio.wait([self._completing])
+
     async def reload(self, engine: Engine, selector: Selector) -> dict[str, Any]:
         """Serve what the directory holds now; running streams go on to their end.
 
         Mistakes in files are looked for first. Then the router is fitted while the engine is replaced. Once that is up,
         a new expert answers by its name, some twenty seconds before the router is ready and `auto` finds it. Meanwhile
-        the router before decides, and what it gives to an expert that is gone goes to the fallback.
+        the router before decides, and what it gives to an expert that is gone goes to the fallback. A second router may
+        take minutes: it follows, and until then the first decides alone.
 
         Raises:
             ConfigError, BackendStartError: one of them cannot be had; all is served as before.
@@ -130,7 +139,23 @@ class Reloader:
         return asyncio.ensure_future(asyncio.to_thread(self._routers.prepare, experts))
 
     async def _router(self, found: Scanned, refused: Mapping[str, str]) -> Router | None:
-        return await asyncio.to_thread(self._routers.build, list(found.without(refused).values()))
+        experts = list(found.without(refused).values())
+        router = await asyncio.to_thread(partial(self._routers.build, experts, complete=False))
+        if self._completing is not None:
+            self._completing.cancel()  # what it is fitting is kept, and makes the next fit a short one
+            self._completing = None
+        if router is not None and not router.has_second:
+            self._completing = asyncio.create_task(self._complete(router, experts))
+        return router
+
+    async def _complete(self, router: Router, experts: list[Expert]) -> None:
+        try:
+            second = await asyncio.to_thread(self._routers.build_second, experts)
+            if second is not None:
+                router.add_second(second)
+                log.info("the second router is there: it decides what the first is in doubt about")
+        except Exception:
+            log.exception("no second router until the next reload; the first decides alone")
 
     def _register(self, found: Scanned, refused: Mapping[str, str]) -> None:
         good = found.without(refused)

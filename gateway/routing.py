@@ -169,14 +169,16 @@ class RouterFactory:
         self._max_batch = max_batch
         self.false_abstain = false_abstain
         self._opened: dict[str, OnnxEmbedder] = {}
-        self._fitter = ApartFitter()
-        self._fitting = threading.Lock()
+        encoders = {encoder, second_encoder} - {None}
+        # One each: what the second router takes minutes for must not keep the first waiting.
+        self._fitters = {name: (ApartFitter(), threading.Lock()) for name in encoders}
 
-    def build(self, experts: Sequence[Expert], *, remembers: bool = True) -> Router | None:
+    def build(self, experts: Sequence[Expert], *, remembers: bool = True, complete: bool = True) -> Router | None:
         """Make a router; None when there are no experts.
 
         Args:
             remembers: False measures every text as a new one.
+            complete: False leaves out a second router that would have to be fitted first; `build_second` makes it.
 
         Raises:
             ConfigError: encoder or examples cannot be used, or the configured artifact names an expert that is not
@@ -187,12 +189,22 @@ class RouterFactory:
         if self._artifact is None:
             source = self.read_source(experts)
             second = None
-            if self._second_encoder is not None:
+            if self._second_encoder is not None and (complete or self._is_fitted(source, self._second_encoder)):
                 second = self._build_on(self._second_encoder, source, experts, remembers=remembers)
             return self._build_on(self.encoder, source, experts, remembers=remembers, second=second)
         bundle = self._bundle(self._artifact, experts)
         own = _with_own_thresholds(bundle.fitted, experts)
         return self.open_bundle(replace(bundle, fitted=own), remembers=remembers)
+
+    def build_second(self, experts: Sequence[Expert]) -> Router | None:
+        """Make the second router alone; None where none is configured, or there are no experts.
+
+        Raises:
+            ConfigError: as `build`.
+        """
+        if self._second_encoder is None or not experts:
+            return None
+        return self._build_on(self._second_encoder, self.read_source(experts), experts, remembers=True)
 
     def _build_on(
         self,
@@ -227,10 +239,10 @@ class RouterFactory:
             raise ConfigError(f"router: {error}") from error
 
     def prepare(self, experts: Sequence[Expert]) -> None:
-        """Do beforehand what takes `build` its time: open the encoder, fit. What fails is `build`'s to say."""
+        """Do beforehand what takes `build` its time, but for the second router. What fails is `build`'s to say."""
         if experts and self._artifact is None:
             with contextlib.suppress(ConfigError):
-                self.fit_all(self.read_source(experts))
+                self.fit_on(self.read_source(experts))
 
     def open_bundle(self, bundle: Bundle, *, encoder: str | None = None, remembers: bool = True) -> Router:
         """Make a router from a directory.
@@ -290,8 +302,9 @@ class RouterFactory:
             ConfigError: encoder or examples cannot be used.
         """
         embedder = self.encoder_to_fit(encoder)
-        with self._fitting:  # who waited for the same fit finds it done
-            return self._fit_on(source, embedder, warn=warn), embedder
+        fitter, fitting = self._fitters[self.encoder if encoder is None else encoder]
+        with fitting:  # who waited for the same fit finds it done
+            return self._fit_on(fitter, source, embedder, warn=warn), embedder
 
     def fit_all(self, source: Source) -> FittedRouter:
         """As `fit_on`, of the second router too, where one is configured; returns the first."""
@@ -300,10 +313,9 @@ class RouterFactory:
             self.fit_on(source, encoder=self._second_encoder, warn=False)
         return fitted
 
-    def _fit_on(self, source: Source, embedder: OnnxEmbedder, *, warn: bool) -> FittedRouter:
-        path = self._path(source, embedder)
-        stored = load_current(
-            path,
+    def _stored(self, source: Source, embedder: OnnxEmbedder) -> FittedRouter | None:
+        return load_current(
+            self._path(source, embedder),
             source.examples,
             source.negatives,
             embedder,
@@ -311,14 +323,20 @@ class RouterFactory:
             further=source.further,
             max_false_abstain=self.false_abstain,
         )
-        reference_path = self._path(source, embedder, "examples.npz")
+
+    def _is_fitted(self, source: Source, encoder: str) -> bool:
+        return self._stored(source, self.encoder_to_fit(encoder)) is not None
+
+    def _fit_on(self, fitter: ApartFitter, source: Source, embedder: OnnxEmbedder, *, warn: bool) -> FittedRouter:
+        path, reference_path = self._path(source, embedder), self._path(source, embedder, "examples.npz")
+        stored = self._stored(source, embedder)
         if stored is not None:
             with contextlib.suppress(OSError):
                 os.utime(reference_path)  # in use: not among the oldest
             return stored
         started = time.monotonic()
         try:
-            fitted, reference = self._fitter.fit(
+            fitted, reference = fitter.fit(
                 source.examples,
                 source.negatives,
                 embedder,
@@ -341,8 +359,9 @@ class RouterFactory:
         return fitted
 
     def close(self) -> None:
-        """End a fit that runs in another thread; it raises there."""
-        self._fitter.close()
+        """End the fits that run in other threads; they raise there."""
+        for fitter, _ in self._fitters.values():
+            fitter.close()
 
     def bulk(self, embedder: Embedder, *, keeps: bool = True) -> BulkEmbedder:
         """An embedder for many texts, with progress on a terminal; with ``keeps``, it knows those of the last fit."""

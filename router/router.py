@@ -59,9 +59,7 @@ class Router:
                 f"the router was fitted on encoder {fitted.provenance.embedder[:12]}, this one is "
                 f"{embedder.fingerprint[:12]}: fit it again"
             )
-        if second is not None and second.routes != fitted.routes:
-            raise RouterError(f"the second router knows the routes {second.routes}, the first {fitted.routes}")
-        self._second = second
+        self._second: Router | None = None
         self._read_reference = reference
         self._reference: Reference | None = None
         self._fitted = fitted
@@ -70,6 +68,23 @@ class Router:
         # Not a method: a router that refers to itself would stay in memory until Python's collector comes.
         encode = partial(_encode, fitted, embedder)
         self._batcher: Batcher[Encoded] = Batcher(encode, max_batch=max_batch, cache_size=cache_size, workers=workers)
+        if second is not None:
+            self.add_second(second)
+
+    def add_second(self, second: Router) -> None:
+        """Have another router decide what this one is in doubt about, from now on; see `second` above.
+
+        Raises:
+            RouterError: it knows other routes.
+        """
+        if second.routes != self.routes:
+            raise RouterError(f"the second router knows the routes {second.routes}, the first {self.routes}")
+        self._second = second
+
+    @property
+    def has_second(self) -> bool:
+        """Whether there is a second router."""
+        return self._second is not None
 
     @property
     def routes(self) -> tuple[str, ...]:

@@ -181,6 +181,7 @@ class FakeRouter:
     def __init__(self, *routes: str, failure: RouterError | None = None, second: bool = False) -> None:
         self.routes = routes
         self.second = second
+        self.has_second = second
         self.threshold = 0.5
         self.failure = failure
         self.seen: list[list[str]] = []

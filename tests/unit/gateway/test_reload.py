@@ -22,6 +22,18 @@ from gateway.selection import Selector
 from router import Router
 
 
+class LateRouter(FakeRouter):
+    """Gets its second router later."""
+
+    def __init__(self, *routes: str) -> None:
+        super().__init__(*routes)
+        self.seconds: list[Router] = []
+
+    def add_second(self, second: Router) -> None:
+        self.seconds.append(second)
+        self.has_second = True
+
+
 class World:
     """A reloader over a directory, and the order of what it did."""
 
@@ -35,6 +47,7 @@ class World:
         self.mistake: ConfigError | None = None
         self.failure: Exception | None = None
         self.while_fitting: Callable[[], None] = lambda: None
+        self.make_second: Callable[[list[str]], Router | None] = lambda names: None
         self.registry = ExpertRegistry({})
         self.reloader = Reloader(self.scan, cast("RouterFactory", self), self.registry, retry_refused=retry_refused)
         self.selector = Selector(self.registry, None)
@@ -52,12 +65,16 @@ class World:
         self.prepared.append([expert.name for expert in experts])
         self.preparing.set()
 
-    def build(self, experts: Sequence[Expert]) -> Router:
+    def build(self, experts: Sequence[Expert], *, complete: bool) -> Router:
+        assert not complete
         self.done.append(("router", [expert.name for expert in experts]))
         self.while_fitting()
         if self.failure is not None and not isinstance(self.failure, BackendStartError):
             raise self.failure
-        return cast("Router", FakeRouter(*(expert.name for expert in experts)))
+        return cast("Router", LateRouter(*(expert.name for expert in experts)))
+
+    def build_second(self, experts: Sequence[Expert]) -> Router | None:
+        return self.make_second([expert.name for expert in experts])
 
     async def start(self, pool: LeasePool, experts: Sequence[Expert]) -> dict[str, str]:
         return await self.replace(experts)
@@ -84,8 +101,12 @@ class World:
         return [expert.name for expert in self.registry]
 
     @property
+    def router(self) -> LateRouter:
+        return cast("LateRouter", self.selector.router)
+
+    @property
     def routes(self) -> list[str]:
-        return list(cast("FakeRouter", self.selector.router).routes)
+        return list(self.router.routes)
 
 
 @pytest.fixture
@@ -198,3 +219,77 @@ async def test_who_waits_for_an_expert_that_is_gone_hears_so(world: World) -> No
     assert ("withdrawn", "cycling") in world.done
     world.reloader.refuse("baking", "the engine cannot load it")
     assert world.done[-1] == ("withdrawn", "baking")
+
+
+async def test_a_second_router_follows_the_first_that_serves_already(world: World) -> None:
+    second, go = cast("Router", FakeRouter("baking", "cycling")), threading.Event()
+
+    def make(names: list[str]) -> Router:
+        assert names == ["baking", "cycling"]
+        assert go.wait(10)
+        return second
+
+    world.make_second = make
+    await world.reload()
+    assert world.routes == ["baking", "cycling"]
+    assert not world.router.has_second
+    go.set()
+    await until(lambda: world.router.has_second)
+    assert world.router.seconds == [second]
+
+
+async def test_a_second_router_of_experts_that_were_replaced_meanwhile_is_dropped(world: World) -> None:
+    started, go, made = threading.Event(), threading.Event(), list[Router]()
+
+    def make(names: list[str]) -> Router:
+        started.set()
+        assert go.wait(10)
+        made.append(cast("Router", FakeRouter(*names)))
+        return made[-1]
+
+    world.make_second = make
+    await world.reload()
+    before = world.router
+    assert await asyncio.to_thread(started.wait, 10)
+    write_expert_files(world.root, "gardening")
+    await world.reload()  # does not wait for it
+    go.set()
+    await until(lambda: len(made) == 2 and world.router.has_second)
+    assert not before.seconds
+    assert [one.routes for one in world.router.seconds] == [("baking", "cycling", "gardening")]
+
+
+async def test_without_its_second_router_the_first_decides_alone_and_that_is_said(
+    world: World, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(names: list[str]) -> Router:
+        raise ConfigError("the encoder is broken")
+
+    world.make_second = fail
+    await world.reload()
+    await until(lambda: "no second router until the next reload" in caplog.text)
+    assert "the encoder is broken" in caplog.text
+    assert world.routes == ["baking", "cycling"]
+
+
+async def test_closing_waits_for_no_second_router(world: World) -> None:
+    started, go = threading.Event(), threading.Event()
+
+    def make(names: list[str]) -> Router:
+        started.set()
+        assert go.wait(10)
+        return cast("Router", FakeRouter(*names))
+
+    world.make_second = make
+    await world.reload()
+    assert await asyncio.to_thread(started.wait, 10)
+    await asyncio.wait_for(world.reloader.aclose(), 5)
+    go.set()
+    await asyncio.sleep(0.05)
+    assert not world.router.has_second
+
+
+async def until(check: Callable[[], bool]) -> None:
+    async with asyncio.timeout(10):
+        while not check():  # noqa: ASYNC110
+            await asyncio.sleep(0.01)

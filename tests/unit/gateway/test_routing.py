@@ -152,12 +152,22 @@ async def test_a_second_encoder_makes_a_second_router_for_what_the_first_leaves_
     experts = [replace(one, manifest=one.manifest.model_copy(update={"threshold": 0.2})) for one in experts]
     with caplog.at_level("WARNING"):
         factory.prepare(experts)
-    assert sorted(fits) == ["quick", "thorough"]
+        first = factory.build(experts, complete=False)
+        assert fits == ["quick"]  # the other takes minutes, and follows
+        assert first is not None
+        assert not first.has_second
+        second = factory.build_second(experts)
+    assert fits == ["quick", "thorough"]
     assert caplog.messages
     assert len(caplog.messages) == len(set(caplog.messages))  # both are fitted on the same texts
-    router = factory.build(experts)
+    assert second is not None
+    first.add_second(second)
+    assert (await first.decide(["compost and mulch for a hedge", "when the president plays guitar for tax"])).second
+    await first.aclose()
+    router = factory.build(experts, complete=False)  # which was fitted before is there at once
     assert len(fits) == 2
     assert router is not None
+    assert router.has_second
     for embedder in embedders.values():
         embedder.batches.clear()
     turns = ["compost and mulch for a hedge", "when the president plays guitar for tax"]
