@@ -25,10 +25,17 @@ log = logging.getLogger("pointsman.router")
 
 Vectors = npt.NDArray[np.float32]
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST, MODEL, TOKENIZER = "encoder.json", "model.onnx", "tokenizer.json"
 UNQUANTISED = "none"
 """How a manifest's `quantisation` begins where int8 would have changed the vectors too much; the reason follows."""
+
+TOKENS_AT_ONCE = 256
+"""Of texts read together, padding included: what a run more costs counts no longer."""
+
+TOKENS_A_RUN = 7
+"""So many tokens take as long as a run of the graph does beside its tokens; no longer text is worth more padding.
+Measured with all-MiniLM-L6-v2 on an AMD EPYC: 1.6 ms a run, 0.23 ms a token."""
 
 CHARACTERS_PER_TOKEN = 64
 """Of a text longer than this many times the encoder's limit, only head and tail are tokenised: more than it can read,
@@ -63,10 +70,9 @@ class Embedder(Protocol):
 class OnnxEmbedder:
     """A sentence encoder on ONNX Runtime, as written by `router.export`.
 
-    Every text runs through the graph alone, without padding. Dynamic quantisation takes its scale from the whole input
-    tensor, so that in a batch a text's vector would depend on its neighbours, and two replicas could decide
-    differently. Many texts go faster on several threads, each with a text of its own; a text that is alone is read by
-    several threads together, which changes nothing about its vector.
+    Short texts are read together, padded to one length: the weights are then fetched once for all of them. What eight
+    bits stand for is fixed in the graph, so that a text's vector does not depend on its neighbours (beyond the rounding
+    of float32 sums), and replicas decide alike. A text that is alone is read by several threads together.
 
     A text is read with every run of white space as one space, and in lower case where the tokenizer folds case anyway.
     One above the model's limit is read by its head and tail, half each: in long prompts the question stands before or
@@ -114,32 +120,40 @@ class OnnxEmbedder:
         return text.lower() if self._folds_case else text
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """Embed texts one by one: float32 [n_texts, dim], unit length. See `Embedder.embed`."""
+        """Embed texts: float32 [n_texts, dim], unit length. See `Embedder.embed`."""
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
+        ids = [self._token_ids(text) for text in texts]
         with self._lock:
             alone = len(texts) == 1 and not self._reading
             self._reading += 1
         try:
-            for row, text in enumerate(texts):
-                vectors[row] = self._read(text, self._wide_session if alone else self._session)
+            for rows in _group(ids):
+                vectors[rows] = self._read([ids[row] for row in rows], self._wide_session if alone else self._session)
         finally:
             with self._lock:
                 self._reading -= 1
-        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-        vectors /= np.maximum(norms, np.float32(1e-12))
+        norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+        vectors /= np.maximum(norms, np.float32(1e-12))[:, None]
         return vectors
 
     def count_tokens(self, texts: Sequence[str]) -> int:
         """Count the tokens read, after cutting, special tokens included."""
         return sum(len(self._token_ids(text)) for text in texts)
 
-    def _read(self, text: str, session: Any) -> Vectors:
-        ids = np.array([self._token_ids(text)], dtype=np.int64)
+    def _read(self, texts: Sequence[Sequence[int]], session: Any) -> Vectors:
+        """Run the graph on texts of some tokens each: [n_texts, dim]."""
+        ids = np.zeros((len(texts), max(map(len, texts))), dtype=np.int64)
+        mask = np.zeros_like(ids)
+        for row, tokens in enumerate(texts):
+            ids[row, : len(tokens)] = tokens
+            mask[row, : len(tokens)] = 1
         try:
-            ((vector,),) = session.run(["embedding"], {"input_ids": ids, "attention_mask": np.ones_like(ids)})
+            (vectors,) = session.run(["embedding"], {"input_ids": ids, "attention_mask": mask})
         except Exception as error:  # ONNX Runtime's own are of no common kind
-            raise EmbeddingError(f"the encoder failed on a text of {ids.size} tokens: {error}") from error
-        return vector  # type: ignore[no-any-return]
+            raise EmbeddingError(
+                f"the encoder failed on {len(texts)} texts of {ids.shape[1]} tokens: {error}"
+            ) from error
+        return vectors  # type: ignore[no-any-return]
 
     def _token_ids(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(self._prompt + self.normalise(text)).ids
@@ -185,6 +199,24 @@ def hash_file(path: Path) -> str:
     """Return a file's sha256 in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _group(texts: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Return which texts of some tokens each are read together: rows, of like lengths."""
+    groups: list[list[int]] = []
+    longest = 0
+    for row in sorted(range(len(texts)), key=lambda row: len(texts[row])):
+        length = len(texts[row])
+        if groups:
+            group = groups[-1]
+            padding = len(group) * (length - longest)
+            if padding <= TOKENS_A_RUN and (len(group) + 1) * length <= TOKENS_AT_ONCE:
+                group.append(row)
+                longest = length
+                continue
+        groups.append([row])
+        longest = length
+    return groups
 
 
 def _cache_name(source: str | Path, is_local: bool) -> str:
