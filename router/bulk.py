@@ -42,7 +42,7 @@ class BulkEmbedder:
         """Wrap.
 
         Args:
-            workers: threads that embed, each one text at a time.
+            workers: threads that embed, each a piece at a time.
             progress: show a bar on standard error when that is a terminal.
             store: what an earlier one with the same encoder saved, or where `save` shall write; a file that is missing,
                 damaged or of another encoder holds nothing.
