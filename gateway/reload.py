@@ -16,7 +16,7 @@ from typing import Any
 from router import Router
 
 from .engine import Engine
-from .errors import RouterNotRenewed
+from .errors import ConfigError, RouterNotRenewed
 from .experts import Expert, ExpertRegistry, Rejected
 from .leases import LeasePool
 from .routing import RouterFactory
@@ -62,6 +62,9 @@ class Reloader:
         self._loaded: dict[str, tuple[str, float]] = {}
         self._pool: LeasePool | None = None
         self._reloading = asyncio.Lock()
+        self._newest: Router | None = None
+        self._incomplete: tuple[Router, list[Expert]] | None = None
+        """The newest router, while it waits for its second."""
         self._completing: asyncio.Task[None] | None = None
 
     def refuse(self, name: str, reason: str) -> None:
@@ -71,7 +74,7 @@ class Reloader:
         self._withdraw({name})
 
     async def open(self, engine: Engine, pool: LeasePool) -> Router | None:
-        """Start the engine with what is there, then the router; a second router that must be fitted first follows.
+        """Start the engine with what is there, then the router; a second router follows.
 
         Raises:
             ConfigError, BackendStartError: one of them cannot be had.
@@ -140,22 +143,25 @@ class Reloader:
 
     async def _router(self, found: Scanned, refused: Mapping[str, str]) -> Router | None:
         experts = list(found.without(refused).values())
-        router = await asyncio.to_thread(partial(self._routers.build, experts, complete=False))
-        if self._completing is not None:
-            self._completing.cancel()  # what it is fitting is kept, and makes the next fit a short one
-            self._completing = None
-        if router is not None and not router.has_second:
-            self._completing = asyncio.create_task(self._complete(router, experts))
+        router = self._newest = await asyncio.to_thread(partial(self._routers.build, experts, complete=False))
+        self._incomplete = None if router is None else (router, experts)
+        if self._completing is None or self._completing.done():
+            self._completing = asyncio.create_task(self._complete())
         return router
 
-    async def _complete(self, router: Router, experts: list[Expert]) -> None:
-        try:
-            second = await asyncio.to_thread(self._routers.build_second, experts)
-            if second is not None:
-                router.add_second(second)
-                log.info("the second router is there: it decides what the first is in doubt about")
-        except Exception:
-            log.exception("no second router until the next reload; the first decides alone")
+    async def _complete(self) -> None:
+        """Give the newest router its second; what was begun for one before it goes on first, and is kept for a fit."""
+        while self._incomplete is not None:
+            (router, experts), self._incomplete = self._incomplete, None
+            try:
+                second = await asyncio.to_thread(self._routers.build_second, experts)
+                if second is not None and router is self._newest:
+                    router.add_second(second)
+                    log.info("the second router is there: it decides what the first is in doubt about")
+            except ConfigError as error:
+                log.error("no second router until the next reload, the first decides alone: %s", error)
+            except Exception:
+                log.exception("no second router until the next reload, the first decides alone")
 
     def _register(self, found: Scanned, refused: Mapping[str, str]) -> None:
         good = found.without(refused)

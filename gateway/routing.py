@@ -169,16 +169,17 @@ class RouterFactory:
         self._max_batch = max_batch
         self.false_abstain = false_abstain
         self._opened: dict[str, OnnxEmbedder] = {}
-        encoders = {encoder, second_encoder} - {None}
-        # One each: what the second router takes minutes for must not keep the first waiting.
-        self._fitters = {name: (ApartFitter(), threading.Lock()) for name in encoders}
+        # One each: the minutes of the second router must not keep the first waiting.
+        self._fitters = {encoder: (ApartFitter(), threading.Lock())}
+        if second_encoder is not None:
+            self._fitters[second_encoder] = (ApartFitter(last=True), threading.Lock())
 
     def build(self, experts: Sequence[Expert], *, remembers: bool = True, complete: bool = True) -> Router | None:
         """Make a router; None when there are no experts.
 
         Args:
             remembers: False measures every text as a new one.
-            complete: False leaves out a second router that would have to be fitted first; `build_second` makes it.
+            complete: False leaves out the second router, which may take minutes to be had; `build_second` makes it.
 
         Raises:
             ConfigError: encoder or examples cannot be used, or the configured artifact names an expert that is not
@@ -189,7 +190,7 @@ class RouterFactory:
         if self._artifact is None:
             source = self.read_source(experts)
             second = None
-            if self._second_encoder is not None and (complete or self._is_fitted(source, self._second_encoder)):
+            if self._second_encoder is not None and complete:
                 second = self._build_on(self._second_encoder, source, experts, remembers=remembers)
             return self._build_on(self.encoder, source, experts, remembers=remembers, second=second)
         bundle = self._bundle(self._artifact, experts)
@@ -313,9 +314,10 @@ class RouterFactory:
             self.fit_on(source, encoder=self._second_encoder, warn=False)
         return fitted
 
-    def _stored(self, source: Source, embedder: OnnxEmbedder) -> FittedRouter | None:
-        return load_current(
-            self._path(source, embedder),
+    def _fit_on(self, fitter: ApartFitter, source: Source, embedder: OnnxEmbedder, *, warn: bool) -> FittedRouter:
+        path = self._path(source, embedder)
+        stored = load_current(
+            path,
             source.examples,
             source.negatives,
             embedder,
@@ -323,13 +325,7 @@ class RouterFactory:
             further=source.further,
             max_false_abstain=self.false_abstain,
         )
-
-    def _is_fitted(self, source: Source, encoder: str) -> bool:
-        return self._stored(source, self.encoder_to_fit(encoder)) is not None
-
-    def _fit_on(self, fitter: ApartFitter, source: Source, embedder: OnnxEmbedder, *, warn: bool) -> FittedRouter:
-        path, reference_path = self._path(source, embedder), self._path(source, embedder, "examples.npz")
-        stored = self._stored(source, embedder)
+        reference_path = self._path(source, embedder, "examples.npz")
         if stored is not None:
             with contextlib.suppress(OSError):
                 os.utime(reference_path)  # in use: not among the oldest

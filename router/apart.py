@@ -29,6 +29,9 @@ ROUTER, REFERENCE = "router.npz", "examples.npz"
 NICENESS = 5
 """A quarter of a core beside a thread that never rests, and all of it otherwise (Linux's weights: 335 and 1024)."""
 
+LAST_NICENESS = 10
+"""A quarter of what a child of the other niceness has."""
+
 AUTOGROUP = Path("/proc/self/autogroup")
 """Linux shares a core between sessions first, and niceness counts only within one (sched(7), "The autogroup feature").
 The engine has a session of its own: a nice child in the gateway's would still take half of each of its cores."""
@@ -37,7 +40,13 @@ The engine has a session of its own: a nice child in the gateway's would still t
 class ApartFitter:
     """Fits one router after another, each in a child of its own. `fit` and `close` from any thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, last: bool = False) -> None:
+        """Prepare.
+
+        Args:
+            last: its children give way to those of others, too.
+        """
+        self._niceness = LAST_NICENESS if last else NICENESS
         self._turn = threading.Lock()
         self._lock = threading.Lock()
         self._child: Child | None = None
@@ -79,6 +88,7 @@ class ApartFitter:
                 "progress": progress,
                 "vectors": str(vectors.resolve()) if vectors else None,
                 "folder": folder,
+                "niceness": self._niceness,
             }
             self._run(job)
             return load_artifact(Path(folder) / ROUTER), load_reference(Path(folder) / REFERENCE)
@@ -105,20 +115,20 @@ class ApartFitter:
                     self._child = None
 
 
-def _give_way() -> None:
+def _give_way(niceness: int) -> None:
     """Lower the niceness of this process, and of its session where the system counts those."""
     if hasattr(os, "nice"):
-        os.nice(NICENESS)
+        os.nice(niceness)
     if AUTOGROUP.exists():
         with contextlib.suppress(OSError):  # it leads a session already, or may not say how nice this one is
             os.setsid()
-            AUTOGROUP.write_text(str(NICENESS))
+            AUTOGROUP.write_text(str(niceness))
 
 
 def main() -> int:
     """Fit what the first line of standard input describes; 1 with the reason on standard output when it cannot be."""
     job = read_job()
-    _give_way()
+    _give_way(job["niceness"])
     folder = Path(job["folder"])
     try:
         bulk = BulkEmbedder(

@@ -16,7 +16,6 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,39 +23,18 @@ import numpy as np
 
 from router.embedding import FORMAT, MANIFEST, MODEL, TOKENIZER, UNQUANTISED, OnnxEmbedder, hash_file
 from router.errors import EmbeddingError
-from router.taught import FOLLOW_UPS, PHRASES, REQUESTS
+from router.quantise import PARITY_TEXTS, Observed, fix, observe, quantise
 
 log = logging.getLogger("pointsman.router")
 
 TRACED, FUSED = "fp32.onnx", "fused.onnx"
-CONTRIBUTED = "com.microsoft"
-"""The domain of ONNX Runtime's own operators."""
-
-QUANTISED = {"MatMul", "Attention"}
-"""Operators whose weights are the bulk of an encoder."""
-
-# Int8 noise leaves about 0.99 on ordinary text and 0.96 on strings of unknown tokens; a mistraced graph leaves 0.0–0.5.
-MIN_MEAN_PARITY = 0.98
-MIN_PARITY = 0.95
-
 MAX_NOISE = 0.1
 """A weight whose output eight bits would disturb by more than this share stays in float32, where a model does not bear
 all of them in int8: in all-mpnet-base-v2 34 of 72."""
 
-# Lengths, scripts and styles that a quantised or mistraced graph would get wrong.
-PARITY_TEXTS = (
-    "hi",
-    "How do I prune a climbing rose in late winter?",
-    "my back tyre keeps going flat, tube or rim tape?",
-    "¿Cuánto tiempo debe fermentar la masa madre?",
-    "def quicksort(xs): return xs if len(xs) < 2 else ...",
-    "The quarterly report shows revenue of 4.2 million, 12 % above the plan, although shipping costs doubled. " * 3,
-    "🙂🙂 ok!!! THANKS...",
-)
-
-
-OBSERVED_TEXTS = (*PARITY_TEXTS, *(*PHRASES, *FOLLOW_UPS, *REQUESTS)[::4])
-"""Some 300, from which the ranges are taken; more of them change nothing."""
+# Int8 noise leaves about 0.99 on ordinary text and 0.96 on strings of unknown tokens; a mistraced graph leaves 0.0–0.5.
+MIN_MEAN_PARITY = 0.98
+MIN_PARITY = 0.95
 
 
 def export_onnx(source: str | Path, target_dir: Path, *, facts: Mapping[str, Any] | None = None) -> None:
@@ -164,137 +142,6 @@ def _fuse(model: Any, source: Path, target: Path) -> bool:
     return True
 
 
-@dataclass(frozen=True)
-class _Observed:
-    """What a graph in float32 does with texts."""
-
-    ranges: Mapping[str, tuple[float, float]]
-    """Of the tensors that weights are multiplied with: least and greatest value, 0 included."""
-
-    noise: Mapping[str, float]
-    """Of each node with weights: how much of its output, as a share, eight bits for its input would disturb."""
-
-
-def _observe(source: Path, tokenizer: Path) -> _Observed:
-    """Run ordinary texts through a graph.
-
-    Quantisation cuts a range into 255 steps: an outlier leaves few for the rest. The error is evenly spread over a
-    step, so that its deviation is the step over the square root of 12; the weights carry it to the output, with which
-    it is compared channel by channel, since some are far larger than others.
-    """
-    import onnx
-    import onnxruntime
-    from tokenizers import Tokenizer
-
-    model = onnx.load(str(source))
-    weights = {weight.name: onnx.numpy_helper.to_array(weight) for weight in model.graph.initializer}
-    nodes = [node for node in model.graph.node if node.op_type in QUANTISED and node.input[1] in weights]
-    inputs = list(dict.fromkeys(node.input[0] for node in nodes))
-    shown = {value.name for value in model.graph.output}
-    model.graph.output.extend(
-        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in inputs if name not in shown
-    )
-    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
-    reader = Tokenizer.from_file(str(tokenizer))
-    reader.no_padding()
-    ranges = dict.fromkeys(inputs, (0.0, 0.0))
-    spread = dict.fromkeys([node.name for node in nodes], 0.0)
-    """How far a step of 1 would disturb the output."""
-    for number, text in enumerate(OBSERVED_TEXTS):
-        ids = np.array([reader.encode(text).ids], dtype=np.int64)
-        values = session.run(inputs, {"input_ids": ids, "attention_mask": np.ones_like(ids)})
-        found = dict(zip(inputs, values, strict=True))
-        for name, (least, greatest) in ranges.items():
-            ranges[name] = min(least, float(found[name].min())), max(greatest, float(found[name].max()))
-        for node in nodes if number < len(PARITY_TEXTS) else ():
-            weight = weights[node.input[1]]
-            size = np.sqrt(np.mean(np.square(found[node.input[0]][0] @ weight), axis=0))
-            disturbed = np.linalg.norm(weight, axis=0) / 12**0.5
-            spread[node.name] = max(spread[node.name], float(np.mean(disturbed / np.maximum(size, 1e-9))))
-    steps = {node.name: _step(*ranges[node.input[0]]) for node in nodes}
-    return _Observed(ranges, {name: share * steps[name] for name, share in spread.items()})
-
-
-def _step(least: float, greatest: float) -> float:
-    return (greatest - least) / 255
-
-
-def _quantise(source: Path, target: Path, ranges: Mapping[str, tuple[float, float]], spared: Sequence[str]) -> None:
-    """Write a graph in int8.
-
-    Args:
-        ranges: see `_Observed`.
-        spared: nodes that stay in float32.
-    """
-    import onnx
-    from onnxruntime.quantization import QuantType, quantize_dynamic
-
-    quantize_dynamic(
-        str(source),
-        str(target),
-        weight_type=QuantType.QInt8,
-        per_channel=True,
-        reduce_range=True,
-        nodes_to_exclude=list(spared),
-        extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},  # fused operators do not tell theirs
-    )
-    model = onnx.load(str(target))
-    _fix_ranges(model, ranges)
-    _join_products(model)
-    onnx.save(model, str(target))
-
-
-def _fix_ranges(model: Any, ranges: Mapping[str, tuple[float, float]]) -> None:
-    """Quantise every input by the range that was observed, in place of its own.
-
-    Its own would be that of the whole tensor: the vector of a text would depend on those that are read beside it.
-    """
-    from onnx import helper, numpy_helper
-
-    nodes = []
-    for node in model.graph.node:
-        if node.op_type == "DynamicQuantizeLinear":
-            least, greatest = ranges[node.input[0]]
-            step = max(_step(least, greatest), 1e-9)
-            fixed = (np.array(step, dtype=np.float32), np.array(round(-least / step), dtype=np.uint8))
-            model.graph.initializer.extend(map(numpy_helper.from_array, fixed, node.output[1:]))
-            given = [node.input[0], *node.output[1:]]
-            node = helper.make_node("QuantizeLinear", given, node.output[:1], name=node.name)
-        nodes.append(node)
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-
-
-def _join_products(model: Any) -> None:
-    """Join each product of integers with what makes floats of it, which ONNX Runtime does with other ranges only."""
-    from onnx import helper
-
-    makers = {name: node for node in model.graph.node for name in node.output}
-    takers: dict[str, list[Any]] = {}
-    for node in model.graph.node:
-        for name in node.input:
-            takers.setdefault(name, []).append(node)
-    dropped, joined = set[str](), dict[str, Any]()
-    for node in model.graph.node:
-        if node.op_type != "MatMulInteger":
-            continue
-        (cast,) = takers[node.output[0]]
-        (scaled,) = takers[cast.output[0]]
-        (scale,) = [name for name in scaled.input if name != cast.output[0]]
-        factors, zeros = makers[scale].input, node.input[2:]
-        given = [*node.input[:2], *factors, *zeros]
-        joined[scaled.name] = helper.make_node(
-            "MatMulIntegerToFloat", given, scaled.output, name=node.name, domain=CONTRIBUTED
-        )
-        dropped |= {node.name, cast.name}
-    nodes = [joined.get(node.name, node) for node in model.graph.node if node.name not in dropped]
-    used = {name for node in nodes for name in node.input} | {value.name for value in model.graph.output}
-    del model.graph.node[:]
-    model.graph.node.extend(node for node in nodes if used.intersection(node.output))
-    if all(opset.domain != CONTRIBUTED for opset in model.opset_import):
-        model.opset_import.append(helper.make_opsetid(CONTRIBUTED, 1))
-
-
 def _describe(model: Any, source: str | Path, *, dim: int) -> dict[str, Any]:
     prompt = default_prompt(model)
     return {
@@ -313,17 +160,25 @@ def _try_int8(staging: Path, graphs: Sequence[str], described: dict[str, Any], e
     Of the last when none is.
     """
     too_far = ""
-    seen: dict[str, _Observed] = {}
+    seen: dict[str, Observed] = {}
     for partly in (False, True):
         for graph in graphs:
             try:
-                seen[graph] = seen.get(graph) or _observe(staging / graph, staging / TOKENIZER)
-                spared = [name for name, share in seen[graph].noise.items() if partly and share > MAX_NOISE]
-                if partly and not spared:
-                    continue
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    _quantise(staging / graph, staging / MODEL, seen[graph].ranges, spared)
+                    spared = [name for name, share in seen[graph].noise.items() if share > MAX_NOISE] if partly else []
+                    if partly and not spared:
+                        continue
+                    quantise(staging / graph, staging / MODEL, spared)
+                    if not partly:
+                        seen[graph] = observe(
+                            staging / graph,
+                            staging / MODEL,
+                            staging / TOKENIZER,
+                            prompt=described.get("prompt", ""),
+                            max_tokens=described["max_tokens"],
+                        )
+                    fix(staging / MODEL, seen[graph].ranges)
                 kept = f", but for {len(spared)} weights" if spared else ""
                 facts = {"quantisation": f"int8, fixed ranges{kept}", "fused": graph == FUSED}
                 too_far = _finish(staging, described | facts, expected)
@@ -332,6 +187,7 @@ def _try_int8(staging: Path, graphs: Sequence[str], described: dict[str, Any], e
                 too_far = str(error) or type(error).__name__
             if not too_far:
                 return ""
+        graphs = [graph for graph in graphs if graph in seen]
     return too_far
 
 

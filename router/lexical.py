@@ -42,6 +42,9 @@ REGULARISATION_C = 5.0
 MAX_ITERATIONS = 20
 """Short of convergence; measured out of fold, more of them separate no better."""
 
+AT_ONCE = 64
+"""Texts that are weighed together: of a thousand long ones the weights alone would take gigabytes."""
+
 ABSENT_LOGIT = -30.0
 MARK_SHARE, MARK_SHARE_ELSEWHERE = 0.6, 0.1
 MIN_PASSAGES = 20
@@ -70,13 +73,18 @@ class Lexical:
 
     def evidence(self, texts: Sequence[str]) -> Evidence:
         """Return the log-odds of each route: float64 [n_texts, n_routes], finite."""
+        pieces = [self._logits(texts[start : start + AT_ONCE]) for start in range(0, len(texts), AT_ONCE)]
+        logits = np.concatenate([np.empty((0, len(self.biases))), *pieces])
+        return log_odds(soft_max(logits + self.biases)[:, :-1])
+
+    def _logits(self, texts: Sequence[str]) -> Evidence:
         buckets, counts, bounds = _count_together(texts)
         values = _weigh(buckets, counts, bounds, self.rarities)
         weights = self.weights[:, buckets].astype(np.float32)
         logits = np.empty((len(texts), len(self.biases)))
         for row, (start, end) in enumerate(zip(bounds[:-1:2], bounds[2::2], strict=True)):
             logits[row] = weights[:, start:end] @ values[start:end]
-        return log_odds(soft_max(logits + self.biases)[:, :-1])
+        return logits
 
     def to_arrays(self) -> dict[str, npt.NDArray[np.generic]]:
         """Return every array by name, for `from_arrays`."""

@@ -44,7 +44,7 @@ class Router:
             embedder: the same encoder.
             cache_size: texts remembered, about 2 kB each.
             max_batch: most texts a worker thread takes at once.
-            workers: texts worked on at the same time, each on a thread of its own.
+            workers: threads that read texts, some at once each.
             reference: gives the labelled texts for explanations, read at the first one; without it, an explanation
                 names no examples.
             second: another router for the same routes, on a better and slower encoder. Where this one is in doubt

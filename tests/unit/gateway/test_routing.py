@@ -144,7 +144,13 @@ async def test_a_second_encoder_makes_a_second_router_for_what_the_first_leaves_
         kept = {name: given[name] for name in ("passages", "further", "max_false_abstain")}
         return fit(texts, others, embedder, **kept), Reference.build(texts, others, embedder)
 
-    monkeypatch.setattr(factory, "open_encoder", embedders.__getitem__)
+    opened = list[str]()
+
+    def open_encoder(name: str) -> WordEmbedder:
+        opened.append(name)
+        return embedders[name]
+
+    monkeypatch.setattr(factory, "open_encoder", open_encoder)
     monkeypatch.setattr(WordEmbedder, "finetuned", False, raising=False)
     monkeypatch.setattr(ApartFitter, "fit", fit_here)
     monkeypatch.setattr("gateway.routing.read_rows", lambda path: ([], []))
@@ -153,7 +159,7 @@ async def test_a_second_encoder_makes_a_second_router_for_what_the_first_leaves_
     with caplog.at_level("WARNING"):
         factory.prepare(experts)
         first = factory.build(experts, complete=False)
-        assert fits == ["quick"]  # the other takes minutes, and follows
+        assert (fits, set(opened)) == (["quick"], {"quick"})  # the other takes minutes, and follows
         assert first is not None
         assert not first.has_second
         second = factory.build_second(experts)
@@ -164,7 +170,7 @@ async def test_a_second_encoder_makes_a_second_router_for_what_the_first_leaves_
     first.add_second(second)
     assert (await first.decide(["compost and mulch for a hedge", "when the president plays guitar for tax"])).second
     await first.aclose()
-    router = factory.build(experts, complete=False)  # which was fitted before is there at once
+    router = factory.build(experts)
     assert len(fits) == 2
     assert router is not None
     assert router.has_second

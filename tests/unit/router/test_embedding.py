@@ -12,7 +12,7 @@ import pytest
 
 from router import EmbeddingError, OnnxEmbedder, ensure_encoder, export
 from router.embedding import CHARACTERS_PER_TOKEN, FORMAT, MANIFEST, MODEL, TOKENIZER, _folds_case, _group, hash_file
-from router.export import PARITY_TEXTS
+from router.quantise import PARITY_TEXTS, Observed
 
 EDITS: dict[str, Callable[[Path], object]] = {
     "no manifest": lambda folder: (folder / MANIFEST).unlink(),
@@ -104,6 +104,18 @@ def test_a_graph_that_cannot_be_fused_is_exported_as_it_is(
 
 
 @pytest.mark.integration
+def test_an_encoder_with_a_layer_behind_its_pooling_is_quantised_too(encoder_source: Path, tmp_path: Path) -> None:
+    from sentence_transformers.models import Dense
+
+    model = export.load_source(encoder_source)
+    model.insert(2, Dense(384, 96))
+    model.save(str(tmp_path / "source"))
+    export.export_onnx(tmp_path / "source", tmp_path / "encoder")
+    manifest = json.loads((tmp_path / "encoder" / MANIFEST).read_text())
+    assert (manifest["quantisation"], manifest["dim"]) == ("int8, fixed ranges", 96)
+
+
+@pytest.mark.integration
 @pytest.mark.parametrize("other_too", [False, True])
 def test_an_encoder_that_int8_spoils_is_kept_in_float32_or_refused(
     encoder_source: Path,
@@ -122,7 +134,8 @@ def test_an_encoder_that_int8_spoils_is_kept_in_float32_or_refused(
         if other_too:
             onnx.save(model, str(source))
 
-    monkeypatch.setattr(export, "_quantise", spoil)
+    monkeypatch.setattr(export, "quantise", spoil)
+    monkeypatch.setattr(export, "observe", lambda *given, **options: Observed({}, {}))
     if other_too:
         with pytest.raises(EmbeddingError, match=r"differs from its source: mean cosine .* \(allowed: 0\.98 or more\)"):
             export.export_onnx(encoder_source, tmp_path / "encoder")
@@ -139,14 +152,14 @@ def test_an_encoder_that_int8_spoils_is_kept_in_float32_or_refused(
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("step", ["_observe", "_quantise"])
+@pytest.mark.parametrize("step", ["observe", "quantise"])
 def test_an_encoder_that_cannot_be_quantised_is_kept_in_float32(
     encoder_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
     class Unforeseen(Exception):
         """As ONNX Runtime's own: of no kind that we know."""
 
-    def fail(*given: object) -> None:
+    def fail(*given: object, **options: object) -> None:
         raise Unforeseen("no such type")
 
     monkeypatch.setattr(export, step, fail)

@@ -26,9 +26,14 @@ def test_words_and_pieces_of_words_tell_the_route(lexical: Lexical, text: str, b
     assert [bool(value) for value in told > unknown] == [route == best for route in range(2)]
 
 
-def test_evidence_of_a_text_does_not_depend_on_its_neighbours(lexical: Lexical) -> None:
-    together = lexical.evidence(TEXTS)
-    np.testing.assert_array_equal(together, np.concatenate([lexical.evidence([text]) for text in TEXTS]))
+@pytest.mark.parametrize("at_once", [1, 4, 64])
+def test_evidence_of_a_text_does_not_depend_on_its_neighbours(
+    lexical: Lexical, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    texts = [*TEXTS, "", "?!", "prune prune the rose"]
+    alone = np.concatenate([lexical.evidence([text]) for text in texts])
+    monkeypatch.setattr("router.lexical.AT_ONCE", at_once)
+    np.testing.assert_array_equal(lexical.evidence(texts), alone)
     assert lexical.evidence([]).shape == (0, 2)
 
 
