@@ -6,8 +6,6 @@ child gives way to the engine: llama.cpp's threads wait for each other, and all 
 
 from __future__ import annotations
 
-import contextlib
-import os
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
@@ -16,7 +14,7 @@ from typing import Any
 
 from router.artifact import FittedRouter, load_artifact
 from router.bulk import BulkEmbedder
-from router.child import Child, ChildFailed, read_job
+from router.child import LAST_NICENESS, NICENESS, Child, ChildFailed, give_way, read_job
 from router.embedding import OnnxEmbedder
 from router.errors import RouterError
 from router.fit import fit
@@ -25,16 +23,6 @@ from router.reference import Reference, load_reference
 __all__ = ["ApartFitter"]
 
 ROUTER, REFERENCE = "router.npz", "examples.npz"
-
-NICENESS = 5
-"""A quarter of a core beside a thread that never rests, and all of it otherwise (Linux's weights: 335 and 1024)."""
-
-LAST_NICENESS = 10
-"""A quarter of what a child of the other niceness has."""
-
-AUTOGROUP = Path("/proc/self/autogroup")
-"""Linux shares a core between sessions first, and niceness counts only within one (sched(7), "The autogroup feature").
-The engine has a session of its own: a nice child in the gateway's would still take half of each of its cores."""
 
 
 class ApartFitter:
@@ -115,20 +103,10 @@ class ApartFitter:
                     self._child = None
 
 
-def _give_way(niceness: int) -> None:
-    """Lower the niceness of this process, and of its session where the system counts those."""
-    if hasattr(os, "nice"):
-        os.nice(niceness)
-    if AUTOGROUP.exists():
-        with contextlib.suppress(OSError):  # it leads a session already, or may not say how nice this one is
-            os.setsid()
-            AUTOGROUP.write_text(str(niceness))
-
-
 def main() -> int:
     """Fit what the first line of standard input describes; 1 with the reason on standard output when it cannot be."""
     job = read_job()
-    _give_way(job["niceness"])
+    give_way(job["niceness"])
     folder = Path(job["folder"])
     try:
         bulk = BulkEmbedder(

@@ -14,7 +14,18 @@ import threading
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Child", "ChildFailed", "read_job"]
+__all__ = ["LAST_NICENESS", "NICENESS", "Child", "ChildFailed", "give_way", "read_job"]
+
+
+NICENESS = 5
+"""A quarter of a core beside a thread that never rests, and all of it otherwise (Linux's weights: 335 and 1024)."""
+
+LAST_NICENESS = 10
+"""A third of what a child of the other niceness has (110 to 335)."""
+
+AUTOGROUP = Path("/proc/self/autogroup")
+"""Linux shares a core between sessions first, and niceness counts only within one (sched(7), "The autogroup feature").
+The engine has a session of its own: a nice child in the gateway's would still take half of each of its cores."""
 
 
 class ChildFailed(Exception):
@@ -99,3 +110,13 @@ def read_job() -> Any:
 def _end_with_owner() -> None:
     sys.stdin.read()
     os._exit(1)
+
+
+def give_way(niceness: int = NICENESS) -> None:
+    """In the child: raise the niceness of this process, and of its session where the system counts those."""
+    if hasattr(os, "nice"):
+        os.nice(niceness)
+    if AUTOGROUP.exists():
+        with contextlib.suppress(OSError):  # it leads a session already, or may not say how nice this one is
+            os.setsid()
+            AUTOGROUP.write_text(str(niceness))

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from router.child import give_way
 from router.embedding import FORMAT, MANIFEST, MODEL, TOKENIZER, UNQUANTISED, OnnxEmbedder, hash_file
 from router.errors import EmbeddingError
 from router.quantise import PARITY_TEXTS, Observed, fix, observe, quantise
@@ -216,6 +217,7 @@ def main(arguments: list[str]) -> int:
     if len(arguments) != 2:
         print("usage: python -m router.export SOURCE TARGET", file=sys.stderr)
         return 2
+    give_way()
     if Path(arguments[0]).is_dir():
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
