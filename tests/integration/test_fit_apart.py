@@ -17,7 +17,7 @@ import pytest
 from unit.router.word_embedder import examples, negatives
 
 from router import ApartFitter, BulkEmbedder, OnnxEmbedder, Reference, RouterError, fit
-from router.apart import AUTOGROUP, NICENESS
+from router.child import AUTOGROUP, NICENESS
 
 
 @pytest.fixture(scope="module")
