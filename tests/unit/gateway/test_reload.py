@@ -91,6 +91,8 @@ class World:
 
     async def open(self) -> None:
         self.selector.router = await self.reloader.open(cast("Engine", self), cast("LeasePool", self))
+        assert self.reloader._completing is not None
+        await self.reloader._completing  # so that what a test has made afterwards is made for its own reload
         self.done.clear()
 
     async def reload(self) -> dict[str, Any]:
