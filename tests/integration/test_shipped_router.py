@@ -74,20 +74,19 @@ def shares_right(shipped: tuple[FittedRouter, OnnxEmbedder], asked: Labelled) ->
     return float(np.mean(inside)) if inside else np.nan, float(np.mean(outside)) if outside else np.nan
 
 
-# Where no more is left: one text less than with the encoder in float32 (49 of 52, 67 of 80, 14 of 16), since another
-# rounding of the same encoder moves as much.
+# "multi_turn_second, follow-up": what the encoder reaches in float32, 67 of 80. One more was one rounding of it.
 LEAST = {
-    "conversations": 0.92,
+    "conversations": 0.94,
     "multi_turn, follow-up": 0.9,
     "multi_turn, new-question": 0.97,
     "multi_turn, switch": 0.97,
     "multi_turn, leave": 0.87,
     "multi_turn, base-follow-up": 0.9,
-    "multi_turn_second, follow-up": 0.82,
+    "multi_turn_second, follow-up": 0.83,
     "multi_turn_second, new-question": 0.97,
     "multi_turn_second, switch": 0.83,
     "multi_turn_second, leave": 0.83,
-    "multi_turn_second, base-follow-up": 0.81,
+    "multi_turn_second, base-follow-up": 0.87,
 }
 
 
