@@ -147,6 +147,6 @@ def ridge_matrix(vectors: Vectors) -> Vectors:
 def mean_of_largest(cosines: Vectors) -> Vectors:
     """Average the `N_NEAREST` largest values of each row, or all when there are fewer."""
     count = min(N_NEAREST, cosines.shape[1])
-    largest = np.partition(cosines, -count, axis=1)[:, -count:]
-    means: Vectors = np.add.reduce(largest, axis=1) / np.float32(count)
+    largest: Vectors = np.partition(cosines, -count, axis=1)[:, -count:]
+    means: Vectors = largest.sum(axis=1) / np.float32(count)
     return means

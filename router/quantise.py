@@ -154,7 +154,7 @@ def _fix_ranges(model: Any, ranges: Mapping[str, tuple[float, float]]) -> None:
 
 
 def _join_products(model: Any) -> None:
-    """Join each product of integers with what makes floats of it, which ONNX Runtime does with other ranges only."""
+    """Join each product of integers with what makes floats of it: ONNX Runtime does so with ranges of run time only."""
     from onnx import helper
 
     all_nodes = list(model.graph.node)  # of one identity each from here on
