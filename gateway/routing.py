@@ -169,6 +169,8 @@ class RouterFactory:
         self._max_batch = max_batch
         self.false_abstain = false_abstain
         self._opened: dict[str, OnnxEmbedder] = {}
+        self._end_export: Callable[[], None] = lambda: None
+        self._closed = False
         # One each: the minutes of the second router must not keep the first waiting.
         self._fitters = {encoder: (ApartFitter(), threading.Lock())}
         if second_encoder is not None:
@@ -355,9 +357,16 @@ class RouterFactory:
         return fitted
 
     def close(self) -> None:
-        """End the fits that run in other threads; they raise there."""
+        """End the exports and fits that run in other threads; they raise there."""
+        self._closed = True
+        self._end_export()
         for fitter, _ in self._fitters.values():
             fitter.close()
+
+    def _begin_export(self, end: Callable[[], None]) -> None:
+        self._end_export = end
+        if self._closed:
+            end()
 
     def bulk(self, embedder: Embedder, *, keeps: bool = True) -> BulkEmbedder:
         """An embedder for many texts, with progress on a terminal; with ``keeps``, it knows those of the last fit."""
@@ -373,7 +382,8 @@ class RouterFactory:
         if encoder not in self._opened:
             log.info("opening the encoder; its first start exports it", extra={"encoder": encoder})
             try:
-                folder = ensure_encoder(self.locate_encoder(encoder), self._cache_dir / "encoders")
+                located, cache_dir = self.locate_encoder(encoder), self._cache_dir / "encoders"
+                folder = ensure_encoder(located, cache_dir, begun=self._begin_export)
                 self._opened[encoder] = OnnxEmbedder(folder, threads=min(self.threads, usable_cores()))
             except RouterError as error:
                 raise ConfigError(f"router: {error}") from error

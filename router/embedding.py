@@ -9,16 +9,15 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import subprocess
-import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from router.child import Child, ChildFailed
 from router.errors import EmbeddingError
 
 log = logging.getLogger("pointsman.router")
@@ -160,7 +159,13 @@ class OnnxEmbedder:
         return ids if len(ids) <= self.max_tokens else ids[: self._head] + ids[-self._tail :]
 
 
-def ensure_encoder(source: str | Path, cache_dir: Path, *, timeout_s: float = 900.0) -> Path:
+def ensure_encoder(
+    source: str | Path,
+    cache_dir: Path,
+    *,
+    timeout_s: float = 900.0,
+    begun: Callable[[Callable[[], None]], None] = lambda end: None,
+) -> Path:
     """Return the encoder directory made from `source`, exporting it first if it is not in the cache.
 
     The export runs in a child process, so that this one never loads torch.
@@ -169,9 +174,10 @@ def ensure_encoder(source: str | Path, cache_dir: Path, *, timeout_s: float = 90
         source: an exported encoder directory (returned as it is), a sentence-transformers or transformers model
             directory, or a Hub id.
         cache_dir: created when missing.
+        begun: called when an export begins, with what ends it from any thread: this function then raises.
 
     Raises:
-        EmbeddingError: the export failed, differed from its source, or took longer than `timeout_s`.
+        EmbeddingError: the export failed, differed from its source, was ended, or took longer than `timeout_s`.
     """
     folder = Path(source)
     if (folder / MANIFEST).is_file():
@@ -180,18 +186,16 @@ def ensure_encoder(source: str | Path, cache_dir: Path, *, timeout_s: float = 90
     target = (cache_dir / _cache_name(source, is_local)).resolve()
     if (target / MANIFEST).is_file():
         return target
-    argument = str(folder.resolve()) if is_local else str(source)
-    command = [sys.executable, "-m", "router.export", argument, str(target)]
+    child = Child("router.export")
+    begun(child.kill)
     try:
-        # The working directory makes `router` importable from a checkout that is not installed.
-        child = subprocess.run(
-            command, cwd=Path(__file__).parents[1], capture_output=True, text=True, timeout=timeout_s, check=False
-        )
-    except subprocess.TimeoutExpired as error:
-        raise EmbeddingError(f"exporting encoder {str(source)!r} took longer than {timeout_s:.0f} s") from error
-    if child.returncode != 0 or not (target / MANIFEST).is_file():
-        lines = child.stderr.strip().splitlines() or [f"exit code {child.returncode}"]
-        raise EmbeddingError(f"exporting encoder {str(source)!r} failed: {lines[-1]}")
+        job = {"source": str(folder.resolve()) if is_local else str(source), "target": str(target)}
+        child.run(job, timeout_s=timeout_s)
+    except TimeoutError:
+        raise EmbeddingError(f"exporting encoder {str(source)!r} took longer than {timeout_s:.0f} s") from None
+    except ChildFailed as error:
+        lines = str(error).splitlines() or [f"exit code {error.status}"]
+        raise EmbeddingError(f"exporting encoder {str(source)!r} failed: {lines[-1]}") from None
     return target
 
 
@@ -204,18 +208,15 @@ def hash_file(path: Path) -> str:
 def _group(texts: Sequence[Sequence[int]]) -> list[list[int]]:
     """Return which texts of some tokens each are read together: rows, of like lengths."""
     groups: list[list[int]] = []
-    longest = 0
     for row in sorted(range(len(texts)), key=lambda row: len(texts[row])):
         length = len(texts[row])
         if groups:
             group = groups[-1]
-            padding = len(group) * (length - longest)
+            padding = len(group) * (length - len(texts[group[-1]]))
             if padding <= TOKENS_A_RUN and (len(group) + 1) * length <= TOKENS_AT_ONCE:
                 group.append(row)
-                longest = length
                 continue
         groups.append([row])
-        longest = length
     return groups
 
 

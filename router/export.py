@@ -2,7 +2,7 @@
 
 Owns the only use of torch. The whole sentence-transformers pipeline (transformer, pooling, projection, normalisation)
 is traced into one graph, so that its settings are honoured by construction, and the result is compared with the
-original before it is kept. Knows nothing of routes. Command: `python -m router.export SOURCE TARGET`.
+original before it is kept. Knows nothing of routes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import shutil
-import sys
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from router.child import give_way
+from router.child import give_way, read_job
 from router.embedding import FORMAT, MANIFEST, MODEL, TOKENIZER, UNQUANTISED, OnnxEmbedder, hash_file
 from router.errors import EmbeddingError
 from router.quantise import PARITY_TEXTS, Observed, fix, observe, quantise
@@ -164,14 +163,15 @@ def _try_int8(staging: Path, graphs: Sequence[str], described: dict[str, Any], e
     seen: dict[str, Observed] = {}
     for partly in (False, True):
         for graph in graphs:
+            noise = seen[graph].noise if partly and graph in seen else {}
+            spared = [name for name, share in noise.items() if share > MAX_NOISE]
+            if partly and not spared:
+                continue
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    spared = [name for name, share in seen[graph].noise.items() if share > MAX_NOISE] if partly else []
-                    if partly and not spared:
-                        continue
                     quantise(staging / graph, staging / MODEL, spared)
-                    if not partly:
+                    if graph not in seen:
                         seen[graph] = observe(
                             staging / graph,
                             staging / MODEL,
@@ -188,7 +188,6 @@ def _try_int8(staging: Path, graphs: Sequence[str], described: dict[str, Any], e
                 too_far = str(error) or type(error).__name__
             if not too_far:
                 return ""
-        graphs = [graph for graph in graphs if graph in seen]
     return too_far
 
 
@@ -212,21 +211,16 @@ def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
 
-def main(arguments: list[str]) -> int:
-    """Export from the command line; 0 when written, 1 with one line on standard error when not."""
-    if len(arguments) != 2:
-        print("usage: python -m router.export SOURCE TARGET", file=sys.stderr)
-        return 2
+def main() -> int:
+    """Export what the first line of standard input names; 1 with the reason on standard output when it cannot be."""
+    job = read_job()
     give_way()
-    if Path(arguments[0]).is_dir():
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # the libraries' bars and warnings: the parity check judges the result
+    if Path(job["source"]).is_dir():
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
-        export_onnx(arguments[0], Path(arguments[1]))
-    except EmbeddingError as error:
-        print(error, file=sys.stderr)
+        export_onnx(job["source"], Path(job["target"]))
+    except Exception as error:
+        print(error if isinstance(error, EmbeddingError) else f"{type(error).__name__}: {error}")
         return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -191,3 +191,13 @@ async def test_a_second_encoder_makes_a_second_router_for_what_the_first_leaves_
     monkeypatch.setattr(twice, "open_encoder", embedders.__getitem__)
     with pytest.raises(ConfigError, match=r"router\.second_encoder same is the same as router.encoder"):
         twice.build(experts)
+
+
+def test_closing_ends_an_export_and_those_that_begin_later(tmp_path: Path) -> None:
+    factory, ended = RouterFactory("quick", None, tmp_path), list[str]()
+    factory._begin_export(lambda: ended.append("running"))
+    assert not ended
+    factory.close()
+    assert ended == ["running"]
+    factory._begin_export(lambda: ended.append("late"))
+    assert ended == ["running", "late"]

@@ -67,6 +67,12 @@ def test_a_source_that_cannot_be_exported_is_an_embedding_error_that_names_it(tm
         ensure_encoder(source, tmp_path / "cache", timeout_s=0.01)
 
 
+def test_an_export_can_be_ended(tmp_path: Path) -> None:
+    (tmp_path / "source").mkdir()
+    with pytest.raises(EmbeddingError, match=r"exporting encoder .*source' failed: exit code -9"):
+        ensure_encoder(tmp_path / "source", tmp_path / "cache", begun=lambda end: end())
+
+
 @pytest.mark.integration
 def test_the_exported_encoder_agrees_with_sentence_transformers_in_any_batch(encoder_dir: Path) -> None:
     embedder = OnnxEmbedder(encoder_dir)
