@@ -149,7 +149,7 @@ def decision(given: argparse.Namespace) -> tuple[Callable[[str], object], Path]:
     experts = serving.load_experts(given.experts, at_least=1)
     factory = router_factory(Settings())
     fitted, embedder = factory.fit_on(factory.read_source(experts))
-    return lambda text: fitted.encode([text], embedder.embed([text])), embedder.folder
+    return lambda text: fitted.encode([text], embedder.read([text])), embedder.folder
 
 
 def time_decision(decide: Callable[[str], object]) -> float:

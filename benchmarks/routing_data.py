@@ -132,7 +132,7 @@ def decide(
     """Decide about the last of some user turns, as the running gateway does, with a second router or without."""
     turns = turns[-MAX_TURNS:]
     recent = [embedder.normalise(turn) for turn in turns]
-    known = dict(zip(recent, fitted.encode(recent, embedder.embed(recent)), strict=True))
+    known = dict(zip(recent, fitted.encode(recent, embedder.read(recent)), strict=True))
     for turn, text in zip(turns, recent, strict=True):
         if turn in (settled or {}):
             known[text] = replace(known[text], scores=(settled or {})[turn])
@@ -141,7 +141,7 @@ def decide(
         clear = {turn: found for turn, found in scores.items() if fitted.policy.is_clear(found)}
         return replace(decide(*second, turns, settled=clear), second=True)
     while (joint := fitted.policy.missing(recent, known)) is not None:
-        (known[joint],) = fitted.encode([joint], embedder.embed([joint]))
+        (known[joint],) = fitted.encode([joint], embedder.read([joint]))
     return fitted.policy.decide(recent, known)
 
 

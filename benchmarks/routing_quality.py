@@ -119,7 +119,7 @@ def fit_and_read(
 ) -> tuple[FittedRouter, list[Encoded], np.ndarray]:
     """Return the router, what it reads in each text, and whether that qualifies for an expert."""
     fitted = fit(task.examples, task.negatives, embedder, further=further, max_false_abstain=ASKED)
-    encoded = fitted.encode(texts, embedder.embed(texts))
+    encoded = fitted.encode(texts, embedder.read(texts))
     return fitted, encoded, np.array([fitted.policy.qualifies(row.scores) for row in encoded])
 
 

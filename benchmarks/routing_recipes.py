@@ -161,7 +161,7 @@ def run_ours(task: Task, embedder: BulkEmbedder) -> dict[str, dict[str, float]]:
     results = {}
     for given in (False, True):
         fitted = fit(task.examples, task.negatives if given else [], embedder)
-        evidence = fitted.witnesses.evidence(texts, embedder.embed(texts))
+        evidence = fitted.witnesses.evidence(texts, embedder.read(texts))
         kinds = {"clusters": LINEAR, "nearest": NEAREST, "kernel": KERNEL, "words": LEXICAL, "scope": SCOPE}
         rows: dict[str, int | None] = {"pointsman, negatives given" if given else "pointsman": None}
         rows |= {f"  without {name}": kind for name, kind in kinds.items()} if given else {}

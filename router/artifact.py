@@ -27,8 +27,8 @@ from router.taught import DIGEST
 from router.threshold import Gate
 from router.witnesses import Witnesses
 
-FORMAT = 6
-RECIPE = 14
+FORMAT = 7
+RECIPE = 15
 """Raised whenever the code of `fit` would give another router for the same input."""
 
 _CONTINUATION = ("texts", "duals", "means", "scales", "weights")

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from router.archive import write_archive
-from router.embedding import Embedder, Vectors
+from router.embedding import Embedder, Vectors, take_meaning
 
 FORMAT = 1
 
@@ -26,7 +26,7 @@ PIECE = 16
 """Texts in one task of a thread: short enough for the progress to move."""
 
 MOST_STORED = 20_000
-"""Texts whose vectors a file holds, unless more were asked for at once: some 30 MB. What two gateways, or a benchmark
+"""Texts whose vectors a file holds, unless more were asked for at once: some 60 MB. What two gateways, or a benchmark
 beside one, read in turns stays known."""
 
 SHOW_FROM = 500
@@ -51,7 +51,7 @@ class BulkEmbedder:
         self._workers = workers
         self._progress = progress
         self._store = store
-        self._stored = _read(store, embedder.fingerprint, embedder.dim) if store else {}
+        self._stored = _load(store, embedder.fingerprint) if store else {}
         self._known: dict[str, Vectors] = {}
         self.dim = embedder.dim
         self.fingerprint = embedder.fingerprint
@@ -66,6 +66,10 @@ class BulkEmbedder:
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Embed texts, in order: float32 [n_texts, dim], unit length. See `Embedder.embed`."""
+        return take_meaning(self.read(texts), self.dim)
+
+    def read(self, texts: Sequence[str]) -> Vectors:
+        """Read texts, in order: float32 [n_texts, dim or more], unit length. See `Embedder.read`."""
         unseen = {text for text in texts if text not in self._known}
         self._known.update((text, self._stored[text]) for text in unseen if text in self._stored)
         # By length, so that the pieces of one moment take about as long as each other; the longest first.
@@ -79,11 +83,11 @@ class BulkEmbedder:
                 ThreadPoolExecutor(self._workers, thread_name_prefix="embed") as threads,
                 tqdm(total=len(missing), desc="embedding", unit="text", disable=hidden, leave=False) as bar,
             ):
-                for piece, vectors in zip(pieces, threads.map(self._embedder.embed, pieces), strict=True):
+                for piece, vectors in zip(pieces, threads.map(self._embedder.read, pieces), strict=True):
                     self._known.update(zip(piece, vectors, strict=True))
                     bar.update(len(piece))
         if not texts:
-            return np.empty((0, self.dim), dtype=np.float32)
+            return self._embedder.read([])
         return np.stack([self._known[text] for text in texts])
 
     def save(self) -> None:
@@ -102,13 +106,12 @@ class BulkEmbedder:
             log.warning("the next fit embeds all texts again: %s cannot be written: %s", self._store, error)
 
 
-def _read(path: Path, fingerprint: str, dim: int) -> dict[str, Vectors]:
+def _load(path: Path, fingerprint: str) -> dict[str, Vectors]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             meta = json.loads(archive["meta"].tobytes())
             if meta["format"] != FORMAT or meta["embedder"] != fingerprint:
                 return {}
-            vectors = archive["vectors"]
-            return dict(zip(meta["texts"], vectors, strict=True)) if vectors.shape[1] == dim else {}
+            return dict(zip(meta["texts"], archive["vectors"], strict=True))
     except (OSError, EOFError, ValueError, KeyError, TypeError, IndexError, zipfile.BadZipFile):
         return {}

@@ -1,16 +1,16 @@
-"""Unit vectors -> evidence per route. Numpy only; fitting is `fit.py`'s, judging the evidence `threshold.py`'s.
+"""Unit vectors -> evidence per route; fitting is `fit.py`'s, judging the evidence `threshold.py`'s.
 
 Four kinds of evidence for "this text belongs to route r", side by side, none of them calibrated:
 
 - linear: log-odds of r under one logistic regression over sub-topics (k-means clusters of each route's examples and
-  of the negatives), summed to routes. Decides best where examples are many.
+  of the negatives), summed to routes. Decides best where examples are many. Looks at the meaning only.
 - nearest: mean cosine of the 3 nearest examples of r. Notices texts that are like none of them.
 - kernel: value of a kernel ridge regression, r against all other routes and the negatives. Decides best where examples
   are few, and on texts near a border; of many texts it is fitted on a part.
 - scope: the same, all routes against the negatives; zero without negatives.
 
-The kernel is exp(-2 gamma (1 - cosine)), so that one product with all fitted texts serves every kind but the first. A
-fifth kind, of words, is `lexical.py`'s.
+The kernel is exp(-2 gamma (1 - cosine)), so that one product with all fitted texts serves every kind but the first
+(`rounded.py`). A fifth kind, of words, is `lexical.py`'s.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from router.embedding import Vectors
+from router.embedding import Vectors, take_meaning
+from router.rounded import RoundedTexts
 
 Indices = npt.NDArray[np.int64]
 Evidence = npt.NDArray[np.float64]
@@ -44,15 +46,14 @@ OUTSIDE = -1
 class Classifier:
     """Fitted arrays; equal arrays give equal evidence on every machine with the same encoder."""
 
-    texts: Vectors
-    """[n_texts, dim], the negatives and the examples, in the order of `text_routes`; kept column by column, in which a
-    product with one vector takes half the time."""
+    texts: RoundedTexts
+    """[n_texts, dim], the negatives and the examples, in the order of `text_routes`."""
 
     text_routes: Indices
     """[n_texts], index of the route or `OUTSIDE`, ascending."""
 
     weights: Vectors
-    """[n_clusters, dim]."""
+    """[n_clusters, n_meaning], for the part of a vector that is its meaning (`take_meaning`)."""
 
     biases: Vectors
     """[n_clusters]."""
@@ -65,9 +66,6 @@ class Classifier:
 
     offsets: Vectors
     """[n_routes + 1]."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "texts", np.asfortranarray(self.texts))
 
     @property
     def n_routes(self) -> int:
@@ -86,7 +84,7 @@ class Classifier:
     def evidence(self, vectors: Vectors) -> Evidence:
         """Weigh texts against every route: float64 [n, n_routes, 4], in the order of the module's list."""
         result = np.empty((len(vectors), self.n_routes, N_VECTOR_KINDS))
-        cosines = vectors @ self.texts.T
+        cosines = self.texts.cosines(vectors)
         values = apply_kernel(cosines) @ self.duals + self.offsets
         result[:, :, LINEAR] = self._linear(vectors)
         starts = self._starts
@@ -98,7 +96,8 @@ class Classifier:
 
     def to_arrays(self) -> dict[str, npt.NDArray[np.generic]]:
         """Return every array by name, for `from_arrays`."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
+        return arrays | {"texts": self.texts.values, "steps": self.texts.steps}
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, npt.NDArray[np.generic]]) -> Classifier:
@@ -107,10 +106,12 @@ class Classifier:
         Raises:
             KeyError: an array is missing.
         """
-        return cls(**{field.name: arrays[field.name] for field in fields(cls)})  # type: ignore[arg-type]
+        found: dict[str, Any] = {field.name: arrays[field.name] for field in fields(cls)}
+        return cls(**found | {"texts": RoundedTexts(found["texts"], np.asarray(arrays["steps"]))})
 
     def _linear(self, vectors: Vectors) -> Evidence:
-        logits = (vectors @ self.weights.T + self.biases).astype(np.float64)
+        meanings = take_meaning(vectors, self.weights.shape[1])
+        logits = (meanings @ self.weights.T + self.biases).astype(np.float64)
         return log_odds(np.add.reduceat(soft_max(logits), self._cluster_starts, axis=1))
 
 

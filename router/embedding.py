@@ -24,8 +24,11 @@ log = logging.getLogger("pointsman.router")
 
 Vectors = npt.NDArray[np.float32]
 
-FORMAT = 3
+FORMAT = 4
 MANIFEST, MODEL, TOKENIZER = "encoder.json", "model.onnx", "tokenizer.json"
+EMBEDDING, MIDDLE = "embedding", "middle"
+"""The graph's outputs: what the encoder is made for, and the mean of its middle layer's tokens where there is one."""
+
 UNQUANTISED = "none"
 """How a manifest's `quantisation` begins where int8 would have changed the vectors too much; the reason follows."""
 
@@ -42,11 +45,11 @@ however long its words are, and no more work for a pasted book."""
 
 
 class Embedder(Protocol):
-    """Anything that turns texts into unit vectors; `embed` must be safe to call from several threads."""
+    """Anything that turns texts into unit vectors; `read` and `embed` must be safe to call from several threads."""
 
     @property
     def dim(self) -> int:
-        """Length of one vector."""
+        """Length of one vector of `embed`."""
 
     @property
     def fingerprint(self) -> str:
@@ -56,7 +59,16 @@ class Embedder(Protocol):
         """Return the text that is read in place of this one: texts that are read alike have the same vector."""
 
     def embed(self, texts: Sequence[str]) -> Vectors:
-        """Embed texts, in order: float32 [n_texts, dim], unit length.
+        """Embed texts, in order: float32 [n_texts, dim], unit length. Vectors of one meaning are close.
+
+        Raises:
+            EmbeddingError: the runtime failed.
+        """
+
+    def read(self, texts: Sequence[str]) -> Vectors:
+        """Return what a router is fitted on and decides by, in order: float32 [n_texts, dim or more], unit length.
+
+        The first `dim` values point where `embed` does; others may tell what its meaning leaves out.
 
         Raises:
             EmbeddingError: the runtime failed.
@@ -96,6 +108,8 @@ class OnnxEmbedder:
         self.finetuned: bool = manifest.get("finetuned", False)
         """Tuned on some router's examples: calibrating on these again would see a reader that knows them by heart."""
         self.dim: int = manifest["dim"]
+        self.width: int = manifest["width"]
+        """Length of one vector of `read`."""
         self.max_tokens: int = manifest["max_tokens"]
         identity = {key: manifest[key] for key in ("format", "dim", "max_tokens", "files", "prompt") if key in manifest}
         self.fingerprint: str = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
@@ -103,6 +117,7 @@ class OnnxEmbedder:
         if str(quantisation := manifest.get("quantisation", "")).startswith(UNQUANTISED):
             log.info("the encoder is not quantised", extra={"encoder": self.source, "quantisation": quantisation})
         self._session, self._wide_session, self._tokenizer = _open_runtime(model_dir, threads)
+        self._outputs = [EMBEDDING, MIDDLE] if self.width > self.dim else [EMBEDDING]
         self._lock = threading.Lock()
         self._reading = 0
         self._folds_case = _folds_case(json.loads(self._tokenizer.to_str())["normalizer"])
@@ -120,7 +135,15 @@ class OnnxEmbedder:
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         """Embed texts: float32 [n_texts, dim], unit length. See `Embedder.embed`."""
-        vectors = np.empty((len(texts), self.dim), dtype=np.float32)
+        return take_meaning(self.read(texts), self.dim)
+
+    def read(self, texts: Sequence[str]) -> Vectors:
+        """Read texts: float32 [n_texts, `width`], unit length. See `Embedder.read`.
+
+        An encoder's last layer tells what a text is about, and less of how it is said than its middle one: whether it
+        stands alone, answers, or asks on. Of both, each of the same length, a router decides better than of either.
+        """
+        vectors = np.empty((len(texts), self.width), dtype=np.float32)
         ids = [self._token_ids(text) for text in texts]
         with self._lock:
             alone = len(texts) == 1 and not self._reading
@@ -131,8 +154,9 @@ class OnnxEmbedder:
         finally:
             with self._lock:
                 self._reading -= 1
-        norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
-        vectors /= np.maximum(norms, np.float32(1e-12))[:, None]
+        parts = (vectors[:, : self.dim], vectors[:, self.dim :]) if self.width > self.dim else (vectors,)
+        for part in parts:
+            part /= _lengths(part) * np.float32(len(parts) ** 0.5)
         return vectors
 
     def count_tokens(self, texts: Sequence[str]) -> int:
@@ -140,19 +164,19 @@ class OnnxEmbedder:
         return sum(len(self._token_ids(text)) for text in texts)
 
     def _read(self, texts: Sequence[Sequence[int]], session: Any) -> Vectors:
-        """Run the graph on texts of some tokens each: [n_texts, dim]."""
+        """Run the graph on texts of some tokens each: [n_texts, width]."""
         ids = np.zeros((len(texts), max(map(len, texts))), dtype=np.int64)
         mask = np.zeros_like(ids)
         for row, tokens in enumerate(texts):
             ids[row, : len(tokens)] = tokens
             mask[row, : len(tokens)] = 1
         try:
-            (vectors,) = session.run(["embedding"], {"input_ids": ids, "attention_mask": mask})
+            outputs = session.run(self._outputs, {"input_ids": ids, "attention_mask": mask})
         except Exception as error:  # ONNX Runtime's own are of no common kind
             raise EmbeddingError(
                 f"the encoder failed on {len(texts)} texts of {ids.shape[1]} tokens: {error}"
             ) from error
-        return vectors  # type: ignore[no-any-return]
+        return np.concatenate(outputs, axis=1)
 
     def _token_ids(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer.encode(self._prompt + self.normalise(text)).ids
@@ -199,10 +223,22 @@ def ensure_encoder(
     return target
 
 
+def take_meaning(read: Vectors, dim: int) -> Vectors:
+    """Return what `embed` gives for texts from what `read` does: float32 [n_texts, dim], unit length."""
+    vectors = read[:, :dim]
+    return vectors / _lengths(vectors)
+
+
 def hash_file(path: Path) -> str:
     """Return a file's sha256 in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _lengths(vectors: Vectors) -> Vectors:
+    """Return the length of each vector, above zero: [n_texts, 1]."""
+    lengths: Vectors = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+    return np.maximum(lengths, np.float32(1e-12))[:, None]
 
 
 def _group(texts: Sequence[Sequence[int]]) -> list[list[int]]:
@@ -238,7 +274,7 @@ def _read_manifest(model_dir: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         found = {name: hash_file(model_dir / name) for name in (MODEL, TOKENIZER)}
-        complete = manifest["format"] == FORMAT and isinstance(manifest["dim"], int) and manifest["max_tokens"] >= 8
+        complete = manifest["format"] == FORMAT and manifest["width"] >= manifest["dim"] and manifest["max_tokens"] >= 8
         manifest.setdefault("source", model_dir.name)
         expected = manifest["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:

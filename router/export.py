@@ -1,8 +1,8 @@
 """Turn a sentence-transformers model into the directory that `OnnxEmbedder` reads. Runs once, in a child process.
 
 Owns the only use of torch. The whole sentence-transformers pipeline (transformer, pooling, projection, normalisation)
-is traced into one graph, so that its settings are honoured by construction, and the result is compared with the
-original before it is kept. Knows nothing of routes.
+is traced into one graph, so that its settings are honoured by construction, beside it the mean of its middle layer, and
+the result is compared with the original before it is kept. Knows nothing of routes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from router.child import give_way, read_job
-from router.embedding import FORMAT, MANIFEST, MODEL, TOKENIZER, UNQUANTISED, OnnxEmbedder, hash_file
+from router.embedding import EMBEDDING, FORMAT, MANIFEST, MIDDLE, MODEL, TOKENIZER, UNQUANTISED, OnnxEmbedder, hash_file
 from router.errors import EmbeddingError
 from router.quantise import PARITY_TEXTS, Observed, fix, observe, quantise
 
@@ -53,7 +53,7 @@ def export_onnx(source: str | Path, target_dir: Path, *, facts: Mapping[str, Any
     staging = Path(tempfile.mkdtemp(prefix=f".{target_dir.name}-", suffix=".tmp", dir=target_dir.parent))
     try:
         model = load_source(source)
-        expected = model.encode(list(PARITY_TEXTS), normalize_embeddings=True, show_progress_bar=False)
+        expected = _read_with(model)
         with warnings.catch_warnings():
             # Tracing and quantising warn about constants and about pre-processing; the parity check judges the result.
             warnings.simplefilter("ignore")
@@ -61,7 +61,7 @@ def export_onnx(source: str | Path, target_dir: Path, *, facts: Mapping[str, Any
             _trace(model, staging / TRACED)
             fused = _fuse(model, staging / TRACED, staging / FUSED)
         model.tokenizer.backend_tokenizer.save(str(staging / TOKENIZER))
-        described = _describe(model, source, dim=int(expected.shape[1])) | dict(facts or {})
+        described = _describe(model, source, expected) | dict(facts or {})
         graphs = [FUSED, TRACED] if fused else [TRACED]
         if too_far := _try_int8(staging, graphs, described, expected):
             (staging / TRACED).replace(staging / MODEL)
@@ -89,6 +89,54 @@ def load_source(source: str | Path) -> Any:
         raise EmbeddingError(f"cannot load encoder {str(source)!r} with sentence-transformers: {error}") from error
 
 
+def _make_pipeline(model: Any) -> Any:
+    """Return a torch module: token ids and mask in; out come the embedding and, of a transformer, its middle layer.
+
+    The middle is the mean over the text's tokens of the hidden states that half of the layers have made.
+    """
+    import torch
+
+    config: Any = getattr(getattr(model[0], "auto_model", None), "config", None)
+    if n_layers := getattr(config, "num_hidden_layers", 0):
+        config.output_hidden_states = True
+
+    class Pipeline(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, input_ids: Any, attention_mask: Any) -> Any:
+            found = self.model({"input_ids": input_ids, "attention_mask": attention_mask})
+            if not n_layers:
+                return (found["sentence_embedding"],)
+            shares = attention_mask.unsqueeze(-1).to(torch.float32)
+            middle = (found["all_layer_embeddings"][n_layers // 2] * shares).sum(1) / shares.sum(1)
+            return found["sentence_embedding"], middle
+
+    return Pipeline()
+
+
+def _read_with(model: Any) -> list[Any]:
+    """Return what the graph shall give for the parity texts: embedding and middle, [n_texts, …], of unit length.
+
+    The embedding is sentence-transformers' own.
+    """
+    import torch
+
+    expected = [model.encode(list(PARITY_TEXTS), normalize_embeddings=True, show_progress_bar=False)]
+    prompt, pipeline = default_prompt(model) or "", _make_pipeline(model)
+    batch = model.tokenizer(
+        [prompt + text for text in PARITY_TEXTS],
+        padding=True,
+        truncation=True,
+        max_length=model.max_seq_length or 512,
+        return_tensors="pt",
+    )
+    with torch.no_grad():
+        expected += [found.numpy() for found in pipeline(batch["input_ids"], batch["attention_mask"])[1:]]
+    return [found / np.linalg.norm(found, axis=1, keepdims=True) for found in expected]
+
+
 def default_prompt(model: Any) -> str | None:
     """What a SentenceTransformer wants before every text, such as "query: "."""
     return (model.prompts or {}).get(model.default_prompt_name) if model.default_prompt_name else None
@@ -97,27 +145,21 @@ def default_prompt(model: Any) -> str | None:
 def _trace(model: Any, path: Path) -> None:
     import torch
 
-    class Pipeline(torch.nn.Module):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, input_ids: Any, attention_mask: Any) -> Any:
-            return self.model({"input_ids": input_ids, "attention_mask": attention_mask})["sentence_embedding"]
-
     # Two texts of different lengths, and two distinct tensors: with one tensor given for both inputs
     # the exporter ties them together and the graph ignores the token ids.
     batch = model.tokenizer(["a rose is a rose", "now something else entirely"], padding=True, return_tensors="pt")
     inputs = (batch["input_ids"].clone(), batch["attention_mask"].clone())
     axes = {0: "batch", 1: "tokens"}
+    pipeline = _make_pipeline(model)
     with torch.no_grad():
+        outputs = [EMBEDDING, MIDDLE][: len(pipeline(*inputs))]
         torch.onnx.export(
-            Pipeline(),
+            pipeline,
             inputs,
             str(path),
             input_names=["input_ids", "attention_mask"],
-            output_names=["embedding"],
-            dynamic_axes={"input_ids": axes, "attention_mask": axes, "embedding": {0: "batch"}},
+            output_names=outputs,
+            dynamic_axes={"input_ids": axes, "attention_mask": axes, **{name: {0: "batch"} for name in outputs}},
             opset_version=17,
             dynamo=False,
         )
@@ -142,19 +184,20 @@ def _fuse(model: Any, source: Path, target: Path) -> bool:
     return True
 
 
-def _describe(model: Any, source: str | Path, *, dim: int) -> dict[str, Any]:
+def _describe(model: Any, source: str | Path, expected: Sequence[Any]) -> dict[str, Any]:
     prompt = default_prompt(model)
     return {
         "format": FORMAT,
         "source": Path(source).name if Path(source).is_dir() else str(source),
-        "dim": dim,
+        "dim": expected[0].shape[1],
+        "width": sum(part.shape[1] for part in expected),
         "max_tokens": int(model.max_seq_length or 512),
         **({"prompt": prompt} if prompt else {}),
         "made_with": {name: importlib.metadata.version(name) for name in ("torch", "onnxruntime", "transformers")},
     }
 
 
-def _try_int8(staging: Path, graphs: Sequence[str], described: dict[str, Any], expected: Any) -> str:
+def _try_int8(staging: Path, graphs: Sequence[str], described: dict[str, Any], expected: Sequence[Any]) -> str:
     """As `_finish`, of the first of the graphs that is good enough in int8, wholly or but for its noisy weights.
 
     Of the last when none is.
@@ -191,11 +234,14 @@ def _try_int8(staging: Path, graphs: Sequence[str], described: dict[str, Any], e
     return too_far
 
 
-def _finish(folder: Path, manifest: dict[str, Any], expected: Any) -> str:
+def _finish(folder: Path, manifest: dict[str, Any], expected: Sequence[Any]) -> str:
     """Write the manifest with what the files are and how near they come; return what is too far, or nothing."""
     manifest["files"] = {name: hash_file(folder / name) for name in (MODEL, TOKENIZER)}
     _write_manifest(folder, manifest)
-    cosines = np.sum(expected * OnnxEmbedder(folder).embed(PARITY_TEXTS), axis=1)
+    read = OnnxEmbedder(folder).read(PARITY_TEXTS) * np.sqrt(len(expected))
+    found = np.split(read, [manifest["dim"]], axis=1)
+    # Each for itself, or a good middle would hide a bad embedding.
+    cosines = np.min([np.sum(part * own, axis=1) for part, own in zip(expected, found, strict=False)], axis=0)
     mean, worst = float(cosines.mean()), int(np.argmin(cosines))
     manifest["parity"] = {"mean": round(mean, 4), "lowest": round(float(cosines[worst]), 4)}
     _write_manifest(folder, manifest)

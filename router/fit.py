@@ -22,7 +22,7 @@ from router.calibrate import calibrate
 from router.classifier import N_KINDS, OUTSIDE, Classifier, Evidence, Indices, ridge_matrix
 from router.continuation import N_SIGNALS
 from router.conversation import Policy
-from router.embedding import Embedder, Vectors
+from router.embedding import Embedder, Vectors, take_meaning
 from router.errors import ArtifactError, RouterError
 from router.examples import Checked, check_examples
 from router.followups import (
@@ -35,6 +35,7 @@ from router.followups import (
 )
 from router.lexical import count_buckets, drop_marks, fit_lexical
 from router.lots import Draw, Lots, deal, draw_lots, shuffle
+from router.rounded import RoundedTexts
 from router.taught import FOLLOW_UPS, PHRASES, REQUESTS
 from router.threshold import Scores
 from router.witnesses import Witnesses
@@ -192,7 +193,7 @@ def _embed(checked: Checked, routes: Sequence[str], embedder: Embedder, seed: in
     unmarked = texts[: n_folded + len(checked.further)] + drop_marks(checked.passages)
     learnt = np.ones(len(texts), dtype=np.bool_)
     learnt[phrases.start + sum(text in PHRASES for text in continuing) : n_folded] = False
-    return Corpus(unmarked, embedder.embed(texts), labels, folds, phrases, asked, opened, learnt)
+    return Corpus(unmarked, embedder.read(texts), labels, folds, phrases, asked, opened, learnt, embedder.dim)
 
 
 class _Steps:
@@ -215,25 +216,34 @@ class _Steps:
         labels = data.labels[chosen]
         known = np.unique(labels[labels != OUTSIDE])
         labels = np.where(labels == OUTSIDE, OUTSIDE, np.searchsorted(known, labels))
-        witnesses = Witnesses(fit_classifier(data.vectors[chosen], labels, self._seed), fit_lexical(counted, labels))
+        witnesses = Witnesses(
+            fit_classifier(data.vectors[chosen], labels, self._seed, data.n_meaning), fit_lexical(counted, labels)
+        )
         self.bar.update()
         return witnesses
 
 
-def fit_classifier(vectors: Vectors, labels: Indices, seed: int) -> Classifier:
-    """Fit the four kinds of evidence on embedded texts, labelled by route or `OUTSIDE`; see `Classifier`."""
+def fit_classifier(vectors: Vectors, labels: Indices, seed: int, n_meaning: int) -> Classifier:
+    """Fit the four kinds of evidence on texts, labelled by route or `OUTSIDE`; see `Classifier`.
+
+    Args:
+        vectors: as `Embedder.read` gives them.
+        n_meaning: the first so many of their values are the meaning.
+    """
     order = np.argsort(labels, kind="stable")
     vectors, labels = vectors[order], labels[order]
+    meanings = take_meaning(vectors, n_meaning)
     clusters, cluster_routes = np.empty(len(labels), dtype=np.int64), list[int]()
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
-        found = _cluster(vectors[members], seed)
+        found = _cluster(meanings[members], seed)
         clusters[members] = found + len(cluster_routes)
         cluster_routes += [label] * (int(found.max()) + 1)
-    weights, biases = _fit_linear(vectors, clusters)
-    duals, offsets = _fit_kernel(vectors, labels, seed)
+    weights, biases = _fit_linear(meanings, clusters)
+    texts = RoundedTexts.of(vectors)
+    duals, offsets = _fit_kernel(texts.vectors, labels, seed)
     return Classifier(
-        texts=vectors,
+        texts=texts,
         text_routes=labels,
         weights=weights,
         biases=biases,

@@ -27,7 +27,7 @@ from router.continuation import (
     join_turns,
     referring_marks,
 )
-from router.embedding import Embedder, Vectors
+from router.embedding import Embedder, Vectors, take_meaning
 from router.lots import Draw, Lots, choose, draw_lots, shuffle
 from router.taught import OPENINGS
 from router.threshold import Gate, Scores, choose_split
@@ -78,6 +78,9 @@ class Corpus:
     learnt: npt.NDArray[np.bool_]
     """Which texts witnesses may be fitted on: not `FOLLOW_UPS`, `REQUESTS` nor what stands after an opening."""
 
+    n_meaning: int
+    """The first so many values of a vector are the text's meaning."""
+
     @property
     def beside(self) -> Indices:
         """Requests and what stands after an opening: no follow-ups, though some begin like one."""
@@ -85,8 +88,9 @@ class Corpus:
 
     def without_vague(self, rows: Indices) -> Indices:
         """Leave out the negatives that mean the same as one of `PHRASES`."""
-        phrases = self.vectors[self.phrases][self.learnt[self.phrases]]
-        likeness = (self.vectors[rows] @ phrases.T).max(axis=1, initial=-1.0)
+        meanings = take_meaning(self.vectors, self.n_meaning)
+        phrases = meanings[self.phrases][self.learnt[self.phrases]]
+        likeness = (meanings[rows] @ phrases.T).max(axis=1, initial=-1.0)
         kept: Indices = rows[(self.labels[rows] != OUTSIDE) | (likeness < SAME_MEANING)]
         return kept
 
@@ -192,7 +196,7 @@ def build_pairs(data: Corpus, embedder: Embedder, seed: int) -> FollowUpPairs:
         routes=data.labels[anchors],
         turns=turns,
         joints=joints,
-        joint_vectors=embedder.embed(joints),
+        joint_vectors=embedder.read(joints),
         continues=np.array([continues for _, _, continues in rows], dtype=np.bool_),
     )
 

@@ -15,7 +15,7 @@ from router.artifact import FittedRouter
 from router.batching import Batcher
 from router.continuation import Encoded
 from router.conversation import MAX_TURNS
-from router.embedding import Embedder, Vectors
+from router.embedding import Embedder, Vectors, take_meaning
 from router.errors import RouterError
 from router.explain import Explanation, explain_decision
 from router.reference import Neighbour, Reference
@@ -42,7 +42,7 @@ class Router:
         Args:
             fitted: from `fit` or `load_artifact`.
             embedder: the same encoder.
-            cache_size: texts remembered, about 2 kB each.
+            cache_size: texts remembered, about 4 kB each.
             max_batch: most texts a worker thread takes at once.
             workers: threads that read texts, some at once each.
             reference: gives the labelled texts for explanations, read at the first one; without it, an explanation
@@ -173,11 +173,13 @@ class Router:
     def _nearest(self, turn: Encoded, count: int) -> list[Neighbour]:
         if self._reference is None and self._read_reference is not None:
             self._reference = self._read_reference()
-        return self._reference.nearest(turn.vector, count) if self._reference else []
+        if self._reference is None:
+            return []
+        return self._reference.nearest(take_meaning(turn.vector[None, :], self._embedder.dim)[0], count)
 
     def _embed_piece(self, texts: Sequence[str]) -> tuple[Vectors, int]:
         return self._embedder.embed(texts), self._embedder.count_tokens(texts)
 
 
 def _encode(fitted: FittedRouter, embedder: Embedder, texts: Sequence[str]) -> list[Encoded]:
-    return fitted.encode(texts, embedder.embed(texts))
+    return fitted.encode(texts, embedder.read(texts))

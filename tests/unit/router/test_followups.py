@@ -59,6 +59,7 @@ def make_corpus(negative: bool = True) -> Corpus:
         slice(phrases.stop, phrases.stop + 2),
         opened,
         learnt,
+        WordEmbedder.dim,
     )
 
 

@@ -44,6 +44,9 @@ class WordEmbedder:
         vectors = np.array(rows, dtype=np.float32).reshape(len(texts), DIM)
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
+    def read(self, texts: Sequence[str]) -> Vectors:
+        return self.embed(texts)
+
     def count_tokens(self, texts: Sequence[str]) -> int:
         return sum(len(_words(text)) for text in texts)
 
