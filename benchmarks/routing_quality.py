@@ -3,7 +3,7 @@
 Three questions, one table each:
 
 1. CLINC150, ten domains as experts: fitted on train (10, 50, 200 a domain, the mean of some draws; all), measured on
-   val and the out-of-scope texts. Beside ours, on the same vectors, stand aurelio semantic-router and one logistic
+   val and the out-of-scope texts. Beside ours, on the same encoder, stand aurelio semantic-router and one logistic
    regression over the domains. Recall is the share of out-of-scope texts refused when 5 % of the others are; the last
    columns are what our own threshold does, chosen without seeing val, for 5 % asked. Where out-of-scope texts are
    given at fitting (oos_train), only oos_val is measured on; else both are.

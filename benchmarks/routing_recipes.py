@@ -150,8 +150,8 @@ def run_recipe(recipe: Recipe, task: Task, embedder: BulkEmbedder) -> dict[str, 
     routes = sorted(task.examples)
     texts = [text for route in routes for text in task.examples[route]]
     labels = np.repeat(np.arange(len(routes)), [len(task.examples[route]) for route in routes])
-    asked = embedder.embed([text for text, _ in task.held_out])
-    scores = recipe(embedder.embed(texts), labels, embedder.embed(task.negatives), asked)
+    asked = embedder.read([text for text, _ in task.held_out])
+    scores = recipe(embedder.read(texts), labels, embedder.read(task.negatives), asked)
     return measure([routes[index] for index in scores.argmax(axis=1)], scores.max(axis=1), task.held_out)
 
 

@@ -112,7 +112,7 @@ class FittedRouter:
         return self.policy.gate.threshold
 
     def encode(self, texts: Sequence[str], vectors: Vectors) -> list[Encoded]:
-        """Judge texts and their vectors, float32 [n_texts, dim], unit length; one `Encoded` each."""
+        """Judge texts and their vectors, as `Embedder.read` gives them; one `Encoded` each."""
         evidence = self.witnesses.evidence(texts, vectors)
         rows = zip(vectors, evidence, self.policy.gate.scores(evidence), strict=True)
         return [Encoded(vector, kinds, scores) for vector, kinds, scores in rows]

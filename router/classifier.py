@@ -47,7 +47,7 @@ class Classifier:
     """Fitted arrays; equal arrays give equal evidence on every machine with the same encoder."""
 
     texts: RoundedTexts
-    """[n_texts, dim], the negatives and the examples, in the order of `text_routes`."""
+    """[n_texts, width], the negatives and the examples, in the order of `text_routes`."""
 
     text_routes: Indices
     """[n_texts], index of the route or `OUTSIDE`, ascending."""

@@ -47,7 +47,7 @@ class Encoded:
     """All that is known about one text."""
 
     vector: Vectors
-    """[dim]."""
+    """As `Embedder.read` gives it."""
 
     evidence: Evidence
     """[n_routes, n_kinds]."""
@@ -66,7 +66,7 @@ class Continuation:
     """Does a turn that abstains alone continue the conversation about a route? A calibrated yes or no."""
 
     texts: Vectors
-    """[n_texts, dim]: follow-ups, and texts that stand alone."""
+    """[n_texts, width]: follow-ups, and texts that stand alone."""
 
     duals: Vectors
     """[n_texts], of a kernel ridge regression that tells the first (1) from the second (-1)."""

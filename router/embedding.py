@@ -1,7 +1,7 @@
 """Text -> unit vectors: the `Embedder` protocol and its ONNX Runtime implementation.
 
-Owns the on-disk format of an encoder and how long texts are cut. The only module of the running gateway that touches
-a model runtime, and only inside a constructor. Knows nothing of routes or scores.
+Owns the on-disk format of an encoder and how long texts are cut. The only module of the running gateway that opens a
+model, and only inside a constructor. Knows nothing of routes or scores.
 """
 
 from __future__ import annotations
@@ -111,7 +111,8 @@ class OnnxEmbedder:
         self.width: int = manifest["width"]
         """Length of one vector of `read`."""
         self.max_tokens: int = manifest["max_tokens"]
-        identity = {key: manifest[key] for key in ("format", "dim", "max_tokens", "files", "prompt") if key in manifest}
+        read_by = ("format", "dim", "width", "max_tokens", "files", "prompt")
+        identity = {key: manifest[key] for key in read_by if key in manifest}
         self.fingerprint: str = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         self._prompt: str = manifest.get("prompt", "")
         if str(quantisation := manifest.get("quantisation", "")).startswith(UNQUANTISED):

@@ -14,7 +14,7 @@ from router.types import Reason, RouteDecision
 
 KINDS = {
     "linear": "log-odds of the route, one logistic regression over sub-topics",
-    "nearest": "mean cosine of the route's 3 nearest texts",
+    "nearest": "mean cosine of the route's 3 nearest texts, as they are read: meaning and wording",
     "kernel": "kernel ridge regression, this route against everything else",
     "scope": "kernel ridge regression, all routes against the out-of-scope texts",
     "lexical": "log-odds of the route by the words and their pieces",

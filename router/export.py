@@ -90,14 +90,13 @@ def load_source(source: str | Path) -> Any:
 
 
 def _make_pipeline(model: Any) -> Any:
-    """Return a torch module: token ids and mask in; out come the embedding and, of a transformer, its middle layer.
+    """Return a torch module: token ids and mask in; out come the embedding and, of a model with layers, the middle.
 
-    The middle is the mean over the text's tokens of the hidden states that half of the layers have made.
+    That is the mean over the text's tokens of what half of the layers, rounded up, have made of them.
     """
     import torch
 
-    config: Any = getattr(getattr(model[0], "auto_model", None), "config", None)
-    if n_layers := getattr(config, "num_hidden_layers", 0):
+    if config := getattr(getattr(model[0], "auto_model", None), "config", None):
         config.output_hidden_states = True
 
     class Pipeline(torch.nn.Module):  # type: ignore[misc]
@@ -107,10 +106,10 @@ def _make_pipeline(model: Any) -> Any:
 
         def forward(self, input_ids: Any, attention_mask: Any) -> Any:
             found = self.model({"input_ids": input_ids, "attention_mask": attention_mask})
-            if not n_layers:
+            if not (states := found.get("all_layer_embeddings")):  # what the layers are given, and what each makes
                 return (found["sentence_embedding"],)
             shares = attention_mask.unsqueeze(-1).to(torch.float32)
-            middle = (found["all_layer_embeddings"][n_layers // 2] * shares).sum(1) / shares.sum(1)
+            middle = (states[len(states) // 2] * shares).sum(1) / shares.sum(1).clamp(min=1e-9)
             return found["sentence_embedding"], middle
 
     return Pipeline()

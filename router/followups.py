@@ -58,7 +58,7 @@ class Corpus:
     """What lexical evidence is fitted on: passages without their marks."""
 
     vectors: Vectors
-    """Of the texts as they were given."""
+    """Of the texts as they were given: [n_texts, width], as `Embedder.read` gives them."""
 
     labels: Indices
     """Route or `OUTSIDE`."""
@@ -122,7 +122,7 @@ class FollowUpPairs:
 
     joints: list[str]
     joint_vectors: Vectors
-    """[n, dim]."""
+    """[n, width]."""
 
     continues: npt.NDArray[np.bool_]
 

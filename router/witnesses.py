@@ -1,4 +1,4 @@
-"""All kinds of evidence about a text, side by side: those of its vector and that of its words. Numpy only."""
+"""All kinds of evidence about a text, side by side: those of its vector and that of its words."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Witnesses:
         """Weigh texts against every route: float64 [n_texts, n_routes, `N_KINDS`], lexical evidence last.
 
         Args:
-            vectors: float32 [n_texts, dim], unit length, of the same texts.
+            vectors: of the same texts, as `Embedder.read` gives them.
         """
         words = self.lexical.evidence(texts)
         return np.concatenate([self.classifier.evidence(vectors), words[:, :, None]], axis=2)

@@ -55,7 +55,7 @@ def test_its_router_is_ready_for_the_gateway(encoder_dir: Path, cache: Path, mon
     served = RouterFactory(str(encoder_dir), None, cache)
     assert served.fit_on(source)[0].threshold == found.threshold
     # Its examples are there, too; and another version's router is another one.
-    monkeypatch.setattr(OnnxEmbedder, "embed", fit)
+    monkeypatch.setattr(OnnxEmbedder, "read", fit)
     assert len(served.reference(source).texts) == sum(map(len, [*examples().values(), negatives()]))
     with pytest.raises(AssertionError, match="fitted anew"):
         served.fit_on(Source(examples() | {"bread": make_texts("bread", 20)}, negatives()))

@@ -106,7 +106,7 @@ def test_the_last_turn_of_a_conversation_goes_where_the_conversation_goes(
 def test_every_kind_of_evidence_speaks(shipped: tuple[FittedRouter, OnnxEmbedder], asked: Labelled) -> None:
     fitted, embedder = shipped
     texts = [text for text, _ in asked]
-    evidence = fitted.witnesses.evidence(texts, embedder.embed(texts)).max(axis=1)
+    evidence = fitted.witnesses.evidence(texts, embedder.read(texts)).max(axis=1)
     inside = np.array([label is not None for _, label in asked])
     for kind in (LINEAR, NEAREST, KERNEL, SCOPE, LEXICAL):
         low, high = evidence[~inside, kind].mean(), evidence[inside, kind].mean()

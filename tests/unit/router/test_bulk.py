@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from unit.router.word_embedder import WordEmbedder
+from unit.router.word_embedder import SecondLook, WordEmbedder
 
 from router import BulkEmbedder, EmbeddingError
 
@@ -18,6 +18,12 @@ def test_every_text_is_embedded_once_and_comes_back_in_order(embedder: WordEmbed
     assert sum(map(len, embedder.batches)) == 40
     assert threading.get_ident() not in embedder.threads
     assert bulk.embed([]).shape == (0, embedder.dim)
+
+
+def test_it_gives_the_meaning_and_what_is_read() -> None:
+    bulk, texts = BulkEmbedder(SecondLook()), ["one text", "another"]
+    np.testing.assert_array_equal(bulk.read(texts), SecondLook().read(texts))
+    np.testing.assert_allclose(bulk.embed(texts), WordEmbedder().embed(texts), rtol=1e-5)
 
 
 def test_it_stands_in_for_the_encoder_it_wraps(embedder: WordEmbedder) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -27,6 +29,14 @@ def test_linear_evidence_sums_the_clusters_of_a_route(classifier: Classifier) ->
     powers = np.exp(np.array([2.0, 1.0, 0.0, -2.0]))
     shares = np.array([powers[0] + powers[1], powers[2]]) / powers.sum()
     np.testing.assert_allclose(classifier.evidence(vector)[0, :, LINEAR], np.log(shares / (1 - shares)), rtol=1e-5)
+
+
+def test_linear_evidence_looks_at_the_meaning_only(classifier: Classifier) -> None:
+    meanings = np.array([[1.0, 0.0], [0.6, 0.8]], dtype=np.float32)
+    wider = replace(classifier, texts=RoundedTexts.of(np.ones((4, 3), dtype=np.float32)))
+    read = np.concatenate([meanings, np.ones((2, 1), dtype=np.float32)], axis=1) / np.float32(2**0.5)
+    expected = classifier.evidence(meanings)[:, :, LINEAR]
+    np.testing.assert_allclose(wider.evidence(read)[:, :, LINEAR], expected, rtol=1e-5)
 
 
 def test_nearest_evidence_averages_all_examples_of_a_route_with_fewer_than_three(classifier: Classifier) -> None:

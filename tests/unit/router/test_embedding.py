@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,15 +15,15 @@ from router import EmbeddingError, OnnxEmbedder, ensure_encoder, export
 from router.embedding import CHARACTERS_PER_TOKEN, FORMAT, MANIFEST, MODEL, TOKENIZER, _folds_case, _group, hash_file
 from router.quantise import PARITY_TEXTS, Observed
 
-EDITS: dict[str, Callable[[Path], object]] = {
-    "no manifest": lambda folder: (folder / MANIFEST).unlink(),
-    "no model": lambda folder: (folder / MODEL).unlink(),
-    "changed model": lambda folder: (folder / MODEL).write_bytes(b"other weights"),
-    "changed tokenizer": lambda folder: (folder / TOKENIZER).write_text("{}"),
-    "broken manifest": lambda folder: (folder / MANIFEST).write_text("{"),
-    "other format": lambda folder: edit_manifest(folder, format=99),
-    "no files listed": lambda folder: edit_manifest(folder, files={}),
-    "not a model": lambda folder: None,
+EDITS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no manifest": (lambda folder: (folder / MANIFEST).unlink(), "is not an exported encoder"),
+    "no model": (lambda folder: (folder / MODEL).unlink(), "is not an exported encoder"),
+    "changed model": (lambda folder: (folder / MODEL).write_bytes(b"other weights"), "model.onnx is damaged"),
+    "changed tokenizer": (lambda folder: (folder / TOKENIZER).write_text("{}"), "tokenizer.json is damaged"),
+    "broken manifest": (lambda folder: (folder / MANIFEST).write_text("{"), "is not an exported encoder"),
+    "other format": (lambda folder: edit_manifest(folder, format=99), "has format 99"),
+    "no files listed": (lambda folder: edit_manifest(folder, files={}), "is damaged"),
+    "not a model": (lambda folder: None, "cannot be loaded"),
 }
 
 
@@ -37,14 +38,17 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / MODEL).write_bytes(b"weights")
     (tmp_path / TOKENIZER).write_text("tokens")
     files = {name: hash_file(tmp_path / name) for name in (MODEL, TOKENIZER)}
-    (tmp_path / MANIFEST).write_text(json.dumps({"format": FORMAT, "dim": 4, "max_tokens": 16, "files": files}))
+    (tmp_path / MANIFEST).write_text(
+        json.dumps({"format": FORMAT, "dim": 4, "width": 8, "max_tokens": 16, "files": files})
+    )
     return tmp_path
 
 
 @pytest.mark.parametrize("name", EDITS)
 def test_a_damaged_directory_is_an_embedding_error(folder: Path, name: str) -> None:
-    EDITS[name](folder)
-    with pytest.raises(EmbeddingError, match=folder.name):
+    edit, message = EDITS[name]
+    edit(folder)
+    with pytest.raises(EmbeddingError, match=f"{folder.name}.* ?{message}"):
         OnnxEmbedder(folder)
 
 
@@ -88,9 +92,53 @@ def test_the_exported_encoder_agrees_with_sentence_transformers_in_any_batch(enc
     assert embedder.embed([]).shape == (0, embedder.dim)
     near, far = embedder.embed(["When should roses be cut back?", "My laptop does not start."])
     assert vectors[1] @ near > vectors[1] @ far + 0.3
+    read = embedder.read(texts)
+    assert read.shape == (4, embedder.width) == (4, 2 * embedder.dim)
+    np.testing.assert_allclose(np.linalg.norm(read, axis=1), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(read[:, : embedder.dim] * 2**0.5, vectors, atol=2e-6)
+    assert embedder.read([]).shape == (0, embedder.width)
     manifest = json.loads((encoder_dir / MANIFEST).read_text())
     assert manifest["parity"]["mean"] >= 0.98
     assert manifest["fused"] is True
+
+
+@pytest.mark.integration
+def test_a_text_is_read_by_the_middle_of_the_layers_too(encoder_source: Path, encoder_dir: Path) -> None:
+    model = export.load_source(encoder_source)
+    embedder = OnnxEmbedder(encoder_dir)
+    texts = ["how long for a boule", "and in fahrenheit?"]
+    middle = embedder.read(texts)[:, embedder.dim :] * 2**0.5
+    for text, found in zip(texts, middle, strict=True):
+        batch = model.tokenizer([text], return_tensors="pt")
+        layers = model[0].auto_model(**batch, output_hidden_states=True).hidden_states
+        expected = [layer[0].mean(dim=0).detach().numpy() for layer in layers]
+        cosines = [found @ layer / np.linalg.norm(layer) for layer in expected]
+        assert len(cosines) == 7  # what the six layers are given, and what each makes of it
+        assert cosines[3] == max(cosines) > 0.98
+
+
+@pytest.mark.integration
+def test_an_encoder_that_shows_no_layers_is_read_by_its_embedding_alone(
+    encoder_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_source = export.load_source
+
+    def load_closed(source: Path) -> Any:
+        model = load_source(source)
+        forward = model[0].forward
+
+        def hide(features: dict[str, Any], **options: Any) -> dict[str, Any]:
+            return {name: value for name, value in forward(features).items() if name != "all_layer_embeddings"}
+
+        model[0].forward = hide
+        return model
+
+    monkeypatch.setattr(export, "load_source", load_closed)
+    export.export_onnx(encoder_source, tmp_path / "encoder")
+    embedder = OnnxEmbedder(tmp_path / "encoder")
+    assert embedder.width == embedder.dim == 384
+    text = ["How do I prune a climbing rose in late winter?"]
+    np.testing.assert_allclose(embedder.read(text), embedder.embed(text), atol=1e-6)
 
 
 @pytest.mark.integration
@@ -118,7 +166,7 @@ def test_an_encoder_with_a_layer_behind_its_pooling_is_quantised_too(encoder_sou
     model.save(str(tmp_path / "source"))
     export.export_onnx(tmp_path / "source", tmp_path / "encoder")
     manifest = json.loads((tmp_path / "encoder" / MANIFEST).read_text())
-    assert (manifest["quantisation"], manifest["dim"]) == ("int8, fixed ranges", 96)
+    assert (manifest["quantisation"], manifest["dim"], manifest["width"]) == ("int8, fixed ranges", 96, 96 + 384)
 
 
 @pytest.mark.integration

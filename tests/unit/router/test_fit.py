@@ -4,7 +4,7 @@ from importlib import import_module
 
 import numpy as np
 import pytest
-from unit.router.word_embedder import WordEmbedder, examples, make_texts, negatives
+from unit.router.word_embedder import SecondLook, WordEmbedder, examples, make_texts, negatives
 
 from router import FittedRouter, RouterError, fit
 from router.classifier import KERNEL, OUTSIDE, SCOPE
@@ -89,6 +89,16 @@ def test_without_negatives_it_still_fits_and_warns(routes: list[str]) -> None:
     assert any("no negatives" in warning for warning in fitted.warnings)
     assert decide(fitted, NEW_GARDEN) == "garden"
     assert decide(fitted, "passport invoice football") is None
+
+
+def test_sub_topics_are_told_by_the_meaning_only() -> None:
+    texts, labels = [*examples()["garden"], *examples()["bread"]], np.repeat([0, 1], 56)
+    plain, wider = (
+        import_module("router.fit").fit_classifier(embedder.read(texts), labels, 0, embedder.dim)
+        for embedder in (WordEmbedder(), SecondLook())
+    )
+    np.testing.assert_array_equal(wider.cluster_routes, plain.cluster_routes)
+    np.testing.assert_allclose(wider.weights, plain.weights, atol=1e-3)
 
 
 def test_two_examples_a_route_are_enough_to_fit() -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from unit.router.word_embedder import WordEmbedder, examples, negatives
+from unit.router.word_embedder import SecondLook, WordEmbedder, examples, negatives
 
 from router import FittedRouter, Reason, Router
 from router.classifier import OUTSIDE, RIDGE, apply_kernel
@@ -37,7 +37,7 @@ async def test_a_follow_up_without_a_conversation_is_the_fallback(fitted: Fitted
     await router.aclose()
 
 
-def make_corpus(negative: bool = True) -> Corpus:
+def make_corpus(negative: bool = True, embedder: WordEmbedder | None = None) -> Corpus:
     """Two routes, negatives, phrases, two follow-ups, two requests, four texts after an opening, a passage."""
     judged = [*examples()["garden"], *examples()["bread"], *(negatives() if negative else [])]
     labels = [0] * 56 + [1] * 56 + [OUTSIDE] * (len(judged) - 112)
@@ -52,7 +52,7 @@ def make_corpus(negative: bool = True) -> Corpus:
     phrases = slice(len(judged), len(judged) + n_continuing)
     return Corpus(
         texts,
-        WordEmbedder().embed(texts),
+        (embedder or WordEmbedder()).read(texts),
         np.array(labels),
         np.concatenate([folds, folds[opened], [NO_FOLD]]),
         phrases,
@@ -61,6 +61,14 @@ def make_corpus(negative: bool = True) -> Corpus:
         learnt,
         WordEmbedder.dim,
     )
+
+
+def test_whether_a_negative_means_a_phrase_is_told_by_its_meaning() -> None:
+    plain, wider = make_corpus(), make_corpus(embedder=SecondLook())
+    rows = np.arange(plain.requests.stop)
+    kept = plain.without_vague(rows)
+    assert len(kept) < len(rows)
+    np.testing.assert_array_equal(wider.without_vague(rows), kept)
 
 
 def test_both_turns_of_a_pair_lie_in_one_fold_and_what_continues_is_right() -> None:

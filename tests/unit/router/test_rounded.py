@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from router.embedding import Vectors
-from router.rounded import RoundedTexts
+from router.rounded import AT_ONCE, RoundedTexts
 
 
 def unit_vectors(count: int, dim: int = 96, *, outlier: float = 1.0, seed: int = 0) -> Vectors:
@@ -38,6 +40,24 @@ def test_a_text_has_the_same_cosines_in_any_company() -> None:
     together = rounded.cosines(asked)
     alone = np.concatenate([rounded.cosines(asked[row : row + 1]) for row in range(9)])
     np.testing.assert_array_equal(together, alone)
+
+
+def test_many_texts_are_multiplied_piece_by_piece() -> None:
+    rounded, asked = RoundedTexts.of(unit_vectors(20)), unit_vectors(2 * AT_ONCE + 3, seed=1)
+    np.testing.assert_allclose(rounded.cosines(asked), asked @ rounded.vectors.T, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("values", "steps"),
+    [
+        (np.ones((3, 4), dtype=np.float32), np.ones(4, dtype=np.float32)),
+        (np.ones((3, 4), dtype=np.int8), np.ones(3, dtype=np.float32)),
+        (np.ones(4, dtype=np.int8), np.ones(4, dtype=np.float32)),
+    ],
+)
+def test_arrays_that_do_not_belong_together_are_refused(values: Any, steps: Vectors) -> None:
+    with pytest.raises(ValueError, match="do not belong together"):
+        RoundedTexts(values, steps)
 
 
 def test_nothing_and_the_zero_vector_are_multiplied_too() -> None:

@@ -4,12 +4,13 @@ import asyncio
 import gc
 import threading
 import weakref
+from functools import partial
 
 import numpy as np
 import pytest
-from unit.router.word_embedder import WordEmbedder
+from unit.router.word_embedder import SecondLook, WordEmbedder, examples, negatives
 
-from router import EmbeddingError, FittedRouter, Reason, Router, RouterError
+from router import EmbeddingError, FittedRouter, Reason, Reference, Router, RouterError, fit
 from router.conversation import MAX_TURNS
 
 GARDEN = "please help with the compost and mulch of a seedling hedge"
@@ -106,6 +107,21 @@ async def test_embed_returns_vectors_and_tokens_in_pieces(fitted: FittedRouter, 
     empty, none = await router.embed([])
     assert empty.shape == (0, embedder.dim)
     assert none == 0
+    await router.aclose()
+
+
+async def test_a_router_reads_more_than_the_meaning_that_it_shows() -> None:
+    embedder = SecondLook("second look")
+    fitted = fit(examples(), negatives(), embedder)
+    classifier = fitted.witnesses.classifier
+    assert classifier.texts.values.shape[1] == embedder.dim + 2
+    assert classifier.weights.shape[1] == embedder.dim
+    router = Router(fitted, embedder, reference=partial(Reference.build, examples(), negatives(), WordEmbedder()))
+    vectors, _ = await router.embed([GARDEN])
+    np.testing.assert_array_equal(vectors, WordEmbedder().embed([GARDEN]))
+    shown = (await router.explain([GARDEN])).nearest
+    assert shown == Reference.build(examples(), negatives(), WordEmbedder()).nearest(vectors[0])
+    assert (await router.decide([GARDEN])).route == "garden"
     await router.aclose()
 
 
