@@ -118,8 +118,9 @@ def test_a_text_is_read_by_the_middle_of_the_layers_too(encoder_source: Path, en
 
 
 @pytest.mark.integration
-def test_an_encoder_that_shows_no_layers_is_read_by_its_embedding_alone(
-    encoder_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("shown", [True, False])
+def test_an_encoder_whose_layers_tell_nothing_is_read_by_its_embedding_alone(
+    encoder_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shown: bool
 ) -> None:
     load_source = export.load_source
 
@@ -133,7 +134,10 @@ def test_an_encoder_that_shows_no_layers_is_read_by_its_embedding_alone(
         model[0].forward = hide
         return model
 
-    monkeypatch.setattr(export, "load_source", load_closed)
+    if shown:
+        monkeypatch.setattr(export, "MAX_ALIKE", 0.3)
+    else:
+        monkeypatch.setattr(export, "load_source", load_closed)
     export.export_onnx(encoder_source, tmp_path / "encoder")
     embedder = OnnxEmbedder(tmp_path / "encoder")
     assert embedder.width == embedder.dim == 384
