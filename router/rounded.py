@@ -71,13 +71,15 @@ class RoundedTexts:
     def _multiply(self, vectors: Vectors, found: Vectors) -> None:
         scaled = vectors * self.steps
         units = np.maximum(np.abs(scaled).max(axis=1, initial=0.0), 1e-30)[:, None] / MOST
-        written = np.rint(scaled / units).astype(np.int32)
-        high = (written + ZERO) // BASE
-        digits = np.stack([high, written - BASE * high], axis=1) + ZERO
-        (products,) = self._session.run(None, {"digits": digits.reshape(-1, len(self.steps)).astype(np.uint8)})
-        high, low = products[0::2], products[1::2]
-        np.multiply(high, np.float32(BASE), out=found, casting="same_kind")
-        found += low
+        written = np.rint(scaled / units).astype(np.int16)
+        written += BASE * ZERO + ZERO
+        digits = np.empty((2 * len(vectors), len(self.steps)), dtype=np.uint8)
+        digits[0::2] = written // BASE
+        digits[1::2] = written & (BASE - 1)
+        (products,) = self._session.run(None, {"digits": digits})
+        found[...] = products[0::2]
+        found *= BASE
+        found += products[1::2].astype(np.float32)  # at once it would go by way of float64
         found *= units
 
 
