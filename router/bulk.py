@@ -51,9 +51,10 @@ class BulkEmbedder:
         self._workers = workers
         self._progress = progress
         self._store = store
-        self._stored = _load(store, embedder.fingerprint) if store else {}
+        self._stored = _load(store, embedder.fingerprint, embedder.width) if store else {}
         self._known: dict[str, Vectors] = {}
         self.dim = embedder.dim
+        self.width = embedder.width
         self.fingerprint = embedder.fingerprint
 
     def normalise(self, text: str) -> str:
@@ -69,7 +70,7 @@ class BulkEmbedder:
         return take_meaning(self.read(texts), self.dim)
 
     def read(self, texts: Sequence[str]) -> Vectors:
-        """Read texts, in order: float32 [n_texts, dim or more], unit length. See `Embedder.read`."""
+        """Read texts, in order: float32 [n_texts, width], unit length. See `Embedder.read`."""
         unseen = {text for text in texts if text not in self._known}
         self._known.update((text, self._stored[text]) for text in unseen if text in self._stored)
         # By length, so that the pieces of one moment take about as long as each other; the longest first.
@@ -87,7 +88,7 @@ class BulkEmbedder:
                     self._known.update(zip(piece, vectors, strict=True))
                     bar.update(len(piece))
         if not texts:
-            return self._embedder.read([])
+            return np.empty((0, self.width), dtype=np.float32)
         return np.stack([self._known[text] for text in texts])
 
     def save(self) -> None:
@@ -106,12 +107,13 @@ class BulkEmbedder:
             log.warning("the next fit embeds all texts again: %s cannot be written: %s", self._store, error)
 
 
-def _load(path: Path, fingerprint: str) -> dict[str, Vectors]:
+def _load(path: Path, fingerprint: str, width: int) -> dict[str, Vectors]:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             meta = json.loads(archive["meta"].tobytes())
             if meta["format"] != FORMAT or meta["embedder"] != fingerprint:
                 return {}
-            return dict(zip(meta["texts"], archive["vectors"], strict=True))
+            vectors = archive["vectors"]
+            return dict(zip(meta["texts"], vectors, strict=True)) if vectors.shape[1] == width else {}
     except (OSError, EOFError, ValueError, KeyError, TypeError, IndexError, zipfile.BadZipFile):
         return {}

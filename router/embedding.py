@@ -52,6 +52,10 @@ class Embedder(Protocol):
         """Length of one vector of `embed`."""
 
     @property
+    def width(self) -> int:
+        """Length of one vector of `read`: `dim` or more."""
+
+    @property
     def fingerprint(self) -> str:
         """Sha256 that changes whenever the vectors may: model, quantisation, tokenizer, cutting of long texts."""
 
@@ -66,7 +70,7 @@ class Embedder(Protocol):
         """
 
     def read(self, texts: Sequence[str]) -> Vectors:
-        """Return what a router is fitted on and decides by, in order: float32 [n_texts, dim or more], unit length.
+        """Return what a router is fitted on and decides by, in order: float32 [n_texts, width], unit length.
 
         The first `dim` values point where `embed` does; others may tell what its meaning leaves out.
 
@@ -275,7 +279,12 @@ def _read_manifest(model_dir: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         found = {name: hash_file(model_dir / name) for name in (MODEL, TOKENIZER)}
-        complete = manifest["format"] == FORMAT and manifest["width"] >= manifest["dim"] and manifest["max_tokens"] >= 8
+        complete = (
+            manifest["format"] == FORMAT
+            and isinstance(manifest["dim"], int)
+            and manifest["width"] >= manifest["dim"]
+            and manifest["max_tokens"] >= 8
+        )
         manifest.setdefault("source", model_dir.name)
         expected = manifest["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -88,9 +88,8 @@ class Corpus:
 
     def without_vague(self, rows: Indices) -> Indices:
         """Leave out the negatives that mean the same as one of `PHRASES`."""
-        meanings = take_meaning(self.vectors, self.n_meaning)
-        phrases = meanings[self.phrases][self.learnt[self.phrases]]
-        likeness = (meanings[rows] @ phrases.T).max(axis=1, initial=-1.0)
+        phrases = take_meaning(self.vectors[self.phrases][self.learnt[self.phrases]], self.n_meaning)
+        likeness = (take_meaning(self.vectors[rows], self.n_meaning) @ phrases.T).max(axis=1, initial=-1.0)
         kept: Indices = rows[(self.labels[rows] != OUTSIDE) | (likeness < SAME_MEANING)]
         return kept
 

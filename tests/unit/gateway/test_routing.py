@@ -121,7 +121,7 @@ def test_who_waits_for_a_fit_of_the_same_finds_it_done(
 class WideEmbedder(WordEmbedder):
     """The same directions in twice as many dimensions."""
 
-    dim = 2 * WordEmbedder.dim
+    dim = width = 2 * WordEmbedder.dim
 
     def embed(self, texts: Sequence[str]) -> Vectors:
         vectors = super().embed(texts)

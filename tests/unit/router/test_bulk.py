@@ -28,7 +28,7 @@ def test_it_gives_the_meaning_and_what_is_read() -> None:
 
 def test_it_stands_in_for_the_encoder_it_wraps(embedder: WordEmbedder) -> None:
     bulk = BulkEmbedder(embedder)
-    assert (bulk.dim, bulk.fingerprint) == (embedder.dim, embedder.fingerprint)
+    assert (bulk.dim, bulk.width, bulk.fingerprint) == (embedder.dim, embedder.width, embedder.fingerprint)
     assert bulk.normalise(" A  b") == "a b"
     assert bulk.count_tokens(["a b"]) == 2
 
@@ -73,7 +73,7 @@ def test_the_store_keeps_what_was_asked_for_last(
     assert embedder.batches == [], "more than are kept were asked for at once"
 
 
-@pytest.mark.parametrize("damage", ["cut", "other encoder", "text"])
+@pytest.mark.parametrize("damage", ["cut", "other encoder", "other size", "text"])
 def test_a_store_that_cannot_be_used_holds_nothing(embedder: WordEmbedder, tmp_path: Path, damage: str) -> None:
     store = tmp_path / "vectors.npz"
     bulk = BulkEmbedder(embedder, store=store)
@@ -84,8 +84,10 @@ def test_a_store_that_cannot_be_used_holds_nothing(embedder: WordEmbedder, tmp_p
         store.write_bytes(store.read_bytes()[:-40])
     elif damage == "text":
         store.write_text("not an archive")
-    else:
+    elif damage == "other encoder":
         other.fingerprint = "another"
+    else:
+        other.width += 1
     again = BulkEmbedder(other, store=store)
     again.embed(["one text"])
     assert other.batches == [["one text"]]

@@ -19,7 +19,7 @@ FILLERS = frozenset(["how", "do", "i", "my", "the", "a", "is", "it", "what", "wh
 class WordEmbedder:
     """Sum of one random direction a word, fillers weighing little: texts that share words are close."""
 
-    dim = DIM
+    dim = width = DIM
 
     def __init__(self, fingerprint: str = "words-1") -> None:
         self.fingerprint = fingerprint
@@ -53,6 +53,8 @@ class WordEmbedder:
 
 class SecondLook(WordEmbedder):
     """Reads the length of a text beside its words."""
+
+    width = DIM + 2
 
     def read(self, texts: Sequence[str]) -> Vectors:
         lengths = np.array([[np.cos(len(text)), np.sin(len(text))] for text in texts], dtype=np.float32)
