@@ -28,7 +28,7 @@ from router.threshold import Gate
 from router.witnesses import Witnesses
 
 FORMAT = 7
-RECIPE = 15
+RECIPE = 16
 """Raised whenever the code of `fit` would give another router for the same input."""
 
 _CONTINUATION = ("texts", "duals", "means", "scales", "weights")

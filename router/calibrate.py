@@ -23,6 +23,10 @@ and nearest, which alone notices unknown topics without them, counts that much m
 OUTSIDE_SHARE = 0.1
 """Of the traffic, assumed out of scope: how often a score must be right depends on it, and no file tells."""
 
+STRANGER_SHARE = 0.05
+"""Of the traffic, what is assumed as hard to tell from the routes' as strangers are, which stand in for negatives where
+none are labelled: half of what is out of scope. The rest is far from every route, and scores near zero of itself."""
+
 MARGINS = (0.0, 0.05, 0.1, 0.2, 0.3)
 N_BINS = 10
 
@@ -47,7 +51,10 @@ def calibrate(
     sums = _sum_votes(gate, evidence[inside])
     right = sums.argmax(axis=1) == labels[inside]
     slope, bias = _fit_squash(
-        sums.max(axis=1), right, np.concatenate([_sum_votes(gate, group).max(axis=1) for group in refused])
+        sums.max(axis=1),
+        right,
+        np.concatenate([_sum_votes(gate, group).max(axis=1) for group in refused]),
+        STRANGER_SHARE if inside.all() else OUTSIDE_SHARE,
     )
     gate = replace(gate, weights=votes * slope, bias=bias)
     scores = gate.scores(evidence)
@@ -74,7 +81,7 @@ def measure(scores: Scores, labels: Indices, gate: Gate) -> dict[str, float]:
         "accuracy": float(np.mean(right[inside])),
         "correct": float(np.mean((accepted & right)[inside])),
         "false_abstain": float(np.mean(~accepted[inside])),
-        "calibration_error": calibration_error(top, right, _weigh(inside)),
+        "calibration_error": calibration_error(top, right, _weigh(inside, OUTSIDE_SHARE)),
     }
     if not inside.all():
         result["false_accept"] = float(np.mean(accepted[~inside]))
@@ -119,15 +126,17 @@ def _sum_votes(gate: Gate, evidence: Evidence) -> Scores:
     return sums
 
 
-def _weigh(inside: npt.NDArray[np.bool_]) -> Scores:
-    """Return weights that give the texts outside `OUTSIDE_SHARE` of the total, whatever their number."""
+def _weigh(inside: npt.NDArray[np.bool_], outside_share: float) -> Scores:
+    """Return weights that give the texts outside this share of the total, whatever their number."""
     if inside.all():
         return np.ones(len(inside))
     share = float(np.mean(~inside))
-    return np.where(inside, (1 - OUTSIDE_SHARE) / (1 - share), OUTSIDE_SHARE / share)
+    return np.where(inside, (1 - outside_share) / (1 - share), outside_share / share)
 
 
-def _fit_squash(sums: Scores, right: npt.NDArray[np.bool_], refused: Scores) -> tuple[float, float]:
+def _fit_squash(
+    sums: Scores, right: npt.NDArray[np.bool_], refused: Scores, refused_share: float
+) -> tuple[float, float]:
     """Return slope and bias that turn a sum of votes into the probability that it is right.
 
     Source: Platt, "Probabilistic Outputs for Support Vector Machines", 1999.
@@ -135,6 +144,7 @@ def _fit_squash(sums: Scores, right: npt.NDArray[np.bool_], refused: Scores) -> 
     Args:
         sums: best sums of texts of routes; `right` tells whether that route is their own.
         refused: best sums of texts that no route should get.
+        refused_share: 0–1, of the traffic that is like those.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -142,7 +152,7 @@ def _fit_squash(sums: Scores, right: npt.NDArray[np.bool_], refused: Scores) -> 
     positive = np.concatenate([right, np.zeros(len(refused), dtype=np.bool_)])
     if positive.all() or not positive.any():
         return 1.0, 0.0  # nothing tells right from wrong: a score then only ranks
-    weights = _weigh(np.arange(len(values)) < len(sums))
+    weights = _weigh(np.arange(len(values)) < len(sums), refused_share)
     model: Any = LogisticRegression(C=1.0, max_iter=1000).fit(values[:, None], positive, sample_weight=weights)
     # A negative slope would mean that more evidence makes a route less likely: chance, on very few texts.
     return max(float(model.coef_[0, 0]), 1e-3), float(model.intercept_[0])

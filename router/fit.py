@@ -50,7 +50,7 @@ FEW_A_FOLD = 10
 STRANGER_GROUPS = 2
 MAX_CLUSTERS = 15
 EXAMPLES_PER_CLUSTER = 4
-REGULARISATION_C = 10.0
+REGULARISATION_C = 30.0
 MAX_ITERATIONS = 100
 MAX_KERNEL_TEXTS = 6000
 """Of more, the kernel kinds are fitted on so many, drawn at random: time grows with the cube of the number, memory with

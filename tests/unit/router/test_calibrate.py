@@ -42,6 +42,22 @@ def test_what_stands_for_no_route_scores_below_what_does() -> None:
     assert gate.scores(make_evidence(labels, 2, seed=3))[-100:].max(axis=1).mean() < 0.3
 
 
+def test_the_assumed_share_of_the_traffic_is_out_of_scope_and_half_of_it_as_hard_as_strangers() -> None:
+    known, fresh = (np.array([index % 4 for index in range(4000)]) for _ in range(2))
+    outside = np.full(4000, OUTSIDE)
+
+    def find_gap(labels: Indices, strangers: list[Evidence], share: float) -> float:
+        """How much the scores promise too little when that share of the traffic is out of scope."""
+        gate, _ = calibrate(make_evidence(labels, 4, strength=0.7), labels, strangers, max_false_abstain=0.05)
+        inside = gate.scores(make_evidence(fresh, 4, strength=0.7, seed=2))
+        right = inside.argmax(axis=1) == fresh
+        unwanted = gate.scores(make_evidence(outside, 4, seed=3)).max(axis=1)
+        return float((1 - share) * np.mean(right - inside.max(axis=1)) - share * unwanted.mean())
+
+    assert find_gap(np.concatenate([known, outside[:400]]), [], 0.1) == pytest.approx(0.0, abs=0.01)
+    assert find_gap(known, [make_evidence(outside, 4, seed=1)], 0.05) == pytest.approx(0.0, abs=0.01)
+
+
 def test_one_route_and_nothing_else_can_still_be_ranked() -> None:
     labels = np.zeros(40, dtype=np.int64)
     gate, metrics = calibrate(make_evidence(labels, 1), labels, [], max_false_abstain=0.1)
