@@ -23,9 +23,9 @@ and nearest, which alone notices unknown topics without them, counts that much m
 OUTSIDE_SHARE = 0.1
 """Of the traffic, assumed out of scope: how often a score must be right depends on it, and no file tells."""
 
-STRANGER_SHARE = 0.05
-"""Of the traffic, what is assumed as hard to tell from the routes' as strangers are, which stand in for negatives where
-none are labelled: half of what is out of scope. The rest is far from every route, and scores near zero of itself."""
+STRANGER_SHARE = OUTSIDE_SHARE / 2
+"""Of the traffic, assumed as hard to refuse as strangers are, which stand in for negatives where none are labelled. The
+rest of what is out of scope is far from every route: it scores near zero by itself, and bends no curve."""
 
 MARGINS = (0.0, 0.05, 0.1, 0.2, 0.3)
 N_BINS = 10

@@ -43,14 +43,14 @@ def test_what_stands_for_no_route_scores_below_what_does() -> None:
 
 
 def test_the_assumed_share_of_the_traffic_is_out_of_scope_and_half_of_it_as_hard_as_strangers() -> None:
-    known, fresh = (np.array([index % 4 for index in range(4000)]) for _ in range(2))
+    known = np.array([index % 4 for index in range(4000)])
     outside = np.full(4000, OUTSIDE)
 
     def find_gap(labels: Indices, strangers: list[Evidence], share: float) -> float:
         """How much the scores promise too little when that share of the traffic is out of scope."""
         gate, _ = calibrate(make_evidence(labels, 4, strength=0.7), labels, strangers, max_false_abstain=0.05)
-        inside = gate.scores(make_evidence(fresh, 4, strength=0.7, seed=2))
-        right = inside.argmax(axis=1) == fresh
+        inside = gate.scores(make_evidence(known, 4, strength=0.7, seed=2))
+        right = inside.argmax(axis=1) == known
         unwanted = gate.scores(make_evidence(outside, 4, seed=3)).max(axis=1)
         return float((1 - share) * np.mean(right - inside.max(axis=1)) - share * unwanted.mean())
 
